@@ -1,0 +1,196 @@
+"""TrainConfig + World + data -> a Trainer, and the checks that come before anything expensive."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distgan import checkpoint
+from distgan.batch import BatchLayout
+from distgan.config import Optimizer, TrainConfig, problems_between_fields
+from distgan.data import digits, urls
+from distgan.data.manifest import Manifest, open_manifest
+from distgan.data.plan import SamplePlan
+from distgan.data.reader import Reader
+from distgan.distributed import World
+from distgan.ema import Ema
+from distgan.engine.base import Engine
+from distgan.engine.ddp import DdpEngine
+from distgan.errors import InputError
+from distgan.losses import LOSSES
+from distgan.metrics.prometheus import Exporter
+from distgan.metrics.reporter import Reporter
+from distgan.models import MODELS
+from distgan.models.base import Discriminator, Generator, ImageShape
+from distgan.phases import DiscriminatorPhase, GeneratorPhase, Phase
+from distgan.randomness import Randomness
+from distgan.regularizers import PENALTIES, Penalty
+from distgan.run_directory import RunDirectory
+from distgan.state import TrainState
+from distgan.trainer import Schedule, Trainer
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the checks found out."""
+
+    manifest: Manifest
+    images: ImageShape
+    num_classes: int | None  # None: the model is unconditional
+
+
+def check(config: TrainConfig, world_size: int) -> Preflight:
+    """Hold the configuration against the ranks, the data, the model and the run directory.
+
+    Raises:
+        InputError: with a sentence for everything that is wrong.
+    """
+    problems = problems_between_fields(config, world_size)
+    found = None
+    try:
+        found = _check_data(config)
+    except InputError as error:
+        problems += error.problems
+    problems += RunDirectory(Path(config.run.dir)).problems(config, found.manifest.hash if found else None)
+    if problems or found is None:
+        raise InputError(problems)
+    return found
+
+
+def _check_data(config: TrainConfig) -> Preflight:
+    paths = urls.resolve(str(digits.ensure_packed()) if config.data.url == "digits" else config.data.url)
+    manifest = open_manifest(paths)
+    problems = []
+    if manifest.num_samples < config.train.batch_size:
+        problems.append(
+            f"train.batch_size is {config.train.batch_size}, but data.url {config.data.url!r} holds only {manifest.num_samples} samples; "
+            "set train.batch_size to at most that, or add data."
+        )
+    try:
+        size = manifest.image_size(config.data.resolution)
+        problems += MODELS[config.model.name].problems(config.model, size)
+        if config.model.conditional:
+            manifest.check_labels()
+    except InputError as error:
+        raise InputError(problems + error.problems) from None
+    if problems:
+        raise InputError(problems)
+    return Preflight(manifest, ImageShape(manifest.channels, size), manifest.num_classes if config.model.conditional else None)
+
+
+def build_networks(config: TrainConfig, images: ImageShape, num_classes: int | None) -> tuple[Generator, Discriminator]:
+    """Freshly initialised networks on the CPU, the same on every rank."""
+    with Randomness(config.run.seed).initialising("networks"):
+        return MODELS[config.model.name].build(config.model, images, num_classes)
+
+
+def build_penalty(config: TrainConfig) -> Penalty | None:
+    """The discriminator's penalty, or None."""
+    options = config.penalty
+    if options.name == "none":
+        return None
+    formulation = "double_backward" if options.formulation == "auto" else options.formulation
+    return PENALTIES[options.name](options.weight, options.every, formulation)
+
+
+def build_engine(config: TrainConfig, phase: Phase, options: Optimizer, world: World) -> Engine:
+    """The engine that `engine.name` selects, around one phase."""
+    return DdpEngine(
+        phase,
+        world,
+        config.engine.accumulation_steps,
+        learning_rate=options.learning_rate,
+        betas=(options.beta1, options.beta2),
+        eps=options.eps,
+    )
+
+
+@contextmanager
+def built_trainer(config: TrainConfig, world: World, preflight: Preflight, exporter: Exporter) -> Iterator[Trainer]:
+    """A trainer that stands where the newest intact checkpoint left off, or at the start. Collective."""
+    directory = RunDirectory(Path(config.run.dir))
+    state = TrainState(config.train.batch_size, config.train.discriminator_steps)
+    newest, warnings = checkpoint.newest_intact(directory.checkpoints) if world.is_main else (None, [])
+    step = world.broadcast_integer(-1 if newest is None else newest)
+    saved = None if step < 0 else _load(directory, step)
+    if saved is not None:
+        state.iteration, state.train_seconds = saved.state["iteration"], saved.state["train_seconds"]
+
+    randomness = Randomness(config.run.seed)
+    layout = BatchLayout(config.train.batch_size, config.engine.accumulation_steps, world.size, world.rank)
+    generator, discriminator = (network.to(world.device) for network in build_networks(config, preflight.images, preflight.num_classes))
+    loss = LOSSES[config.loss.name]
+    discriminator_phase = DiscriminatorPhase(discriminator, generator, loss, build_penalty(config))
+    generator_phase = GeneratorPhase(generator, discriminator, loss)
+    total_images = config.train.total_kimg * 1000
+    reporter = Reporter(world, exporter, directory.log, state, total_images)
+    for warning in warnings:
+        reporter.say(f"warning: {warning}; it is passed over.")
+    reader = _build_reader(config, preflight, layout, state.discriminator_step, world)
+    try:
+        trainer = Trainer(
+            world=world,
+            schedule=Schedule(
+                total_images=total_images,
+                log_every_images=config.metrics.log_every_kimg * 1000,
+                samples_every_images=config.metrics.samples_every_kimg * 1000,
+                checkpoint_every_images=config.checkpoint.every_kimg * 1000,
+                keep_checkpoints=config.checkpoint.keep,
+            ),
+            state=state,
+            layout=layout,
+            images=preflight.images,
+            num_classes=preflight.num_classes,
+            randomness=randomness,
+            reader=reader,
+            manifest_hash=preflight.manifest.hash,
+            discriminator_phase=discriminator_phase,
+            generator_phase=generator_phase,
+            discriminator_engine=build_engine(config, discriminator_phase, config.discriminator_optimizer, world),
+            generator_engine=build_engine(config, generator_phase, config.generator_optimizer, world),
+            ema=Ema(generator, config.ema.half_life_kimg * 1000, config.ema.ramp_up),
+            grid_latents=randomness.normal("grid.latents", 0, config.metrics.num_sample_images, config.model.latent_size),
+            grid_labels=grid_labels(config.metrics.num_sample_images, preflight.num_classes),
+            directory=directory,
+            reporter=reporter,
+            exporter=exporter,
+        )
+        if saved is not None:
+            trainer.restore(saved)
+        yield trainer
+    finally:
+        reader.close()
+        reporter.close()
+
+
+def grid_labels(count: int, num_classes: int | None) -> torch.Tensor | None:
+    """Labels of a grid, one class after the other, [count] int64; None for an unconditional model."""
+    return None if num_classes is None else torch.arange(count) % num_classes
+
+
+def _build_reader(config: TrainConfig, preflight: Preflight, layout: BatchLayout, first_batch: int, world: World) -> Reader:
+    manifest = preflight.manifest
+    samples_per_shard = np.array([shard.record.num_samples for shard in manifest.shards])
+    return Reader(
+        manifest,
+        SamplePlan(samples_per_shard, manifest.hash, config.run.seed, config.data.shuffle_window),
+        layout,
+        preflight.images.size,
+        preflight.images.channels,
+        config.data.num_workers,
+        first_batch,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def _load(directory: RunDirectory, step: int) -> checkpoint.Checkpoint:
+    try:
+        return checkpoint.load(directory.checkpoints, step)
+    except FileNotFoundError:
+        raise InputError(
+            f"run.dir is {str(directory.path)!r}, where rank 0 finds checkpoint {step} but this rank does not; put run.dir on a file system "
+            "that all nodes share."
+        ) from None

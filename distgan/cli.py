@@ -1,0 +1,179 @@
+"""YAML files and flags -> TrainConfig. `--config a.yaml --config b.yaml --section.key value`; later wins, flags win."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError, create_model
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, CliSettingsSource
+
+from distgan.config import DEFAULT_MODEL, DEFAULT_RECIPE, TrainConfig, config_class, flatten
+from distgan.errors import InputError
+from distgan.models import MODELS
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the user asked for."""
+
+    config: TrainConfig
+    dry_run: bool
+
+
+def parse_command(arguments: Sequence[str]) -> Command:
+    """Parse the arguments of `distgan.train`.
+
+    Raises:
+        InputError: every unknown key, wrong type and value out of range at once.
+        SystemExit: 0 after `--help`.
+    """
+    model_option = _program_options()
+    model_option.add_argument("--model.name", dest="model_name")  # decides which settings there are
+    first, _ = model_option.parse_known_args(list(arguments))
+    values: dict = {}
+    for path in first.config:
+        _merge(values, read_yaml(path))
+    model_name = first.model_name or _model_name_in(values)
+    if model_name not in MODELS:
+        raise InputError(f"model.name is {model_name!r}, which is not a model; set model.name to one of {', '.join(sorted(MODELS))}.")
+    flags, unknown = _parse_flags(config_class(model_name), arguments)
+    _merge(values, flags)
+    known = flatten(config_class(model_name)().model_dump())
+    problems = _unknown_flags(unknown, known)
+    recipe = first.config[-1].stem if first.config else DEFAULT_RECIPE
+    try:
+        config = validate(values, default_run_dir=f"runs/{recipe}")
+    except InputError as error:
+        raise InputError(problems + error.problems) from None
+    if problems:
+        raise InputError(problems)
+    return Command(config, first.dry_run)
+
+
+def validate(values: dict, default_run_dir: str = "") -> TrainConfig:
+    """Nested settings -> TrainConfig.
+
+    Raises:
+        InputError: a sentence for each setting that is unknown or has a value it cannot have.
+    """
+    cls = config_class(_model_name_in(values))
+    try:
+        config = cls.model_validate(values)
+    except ValidationError as error:
+        known = flatten(cls().model_dump())
+        raise InputError([_sentence(details, known) for details in error.errors()]) from None
+    if config.run.dir:
+        return config
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": default_run_dir})})
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path} cannot be read ({error.strerror}); give the path of a YAML file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path} is not valid YAML ({' '.join(str(error).split())}); mend the file.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"--config {path} holds a {type(values).__name__}; give sections such as 'train:' with their settings below.")
+    return values
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The resolved configuration, readable again by `read_yaml` and `validate`."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+
+
+def _program_options() -> argparse.ArgumentParser:
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=None)
+    parser.add_argument("--config", action="append", default=[], type=Path, metavar="FILE", help="YAML file of settings; later ones win")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and what they amount to, then exit")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise InputError(f"The command line cannot be read: {message}; see --help.")
+
+
+def _parse_flags(cls: type[TrainConfig], arguments: Sequence[str]) -> tuple[dict, list[str]]:
+    """The nested settings given as flags, and the arguments that are none."""
+    unknown: list[str] = []
+
+    def parse_known(parser: argparse.ArgumentParser, args: Sequence[str] | None = None, namespace=None) -> argparse.Namespace:
+        known, rest = parser.parse_known_args(args, namespace)
+        unknown.extend(rest)
+        return known
+
+    parser = _Parser(prog="distgan.train", description=cls.__doc__, allow_abbrev=False, parents=[_program_options()])
+    settings_class = create_model("Flags", __base__=(cls, BaseSettings))
+    source = CliSettingsSource(
+        settings_class,
+        root_parser=parser,
+        parse_args_method=parse_known,
+        cli_parse_args=list(arguments),
+        cli_parse_none_str="null",
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_implicit_flags=True,
+        cli_use_class_docs_for_groups=True,
+    )
+    return source(), unknown
+
+
+def _merge(values: dict, more: dict) -> None:
+    """Lay `more` over `values`, section by section, in place."""
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def _model_name_in(values: dict) -> str:
+    model = values.get("model")
+    name = model.get("name", DEFAULT_MODEL) if isinstance(model, dict) else DEFAULT_MODEL
+    return name if isinstance(name, str) else str(name)
+
+
+def _nearest(key: str, known: dict) -> str:
+    """'; did you mean train.batch_size?' or the way to the list of all."""
+    by_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    nearest = by_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"did you mean {nearest[0]}?" if nearest else "see --help for all settings."
+
+
+def _unknown_flags(arguments: list[str], known: dict) -> list[str]:
+    problems = []
+    value_of_unknown_key = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            key, equals, _ = argument.removeprefix("--").partition("=")
+            problems.append(f"{key} is not a setting; {_nearest(key, known)}")
+            value_of_unknown_key = not equals
+        elif not value_of_unknown_key:
+            problems.append(f"{argument!r} belongs to no setting; write --section.key value (switches take none: --run.overwrite).")
+            value_of_unknown_key = False
+    return problems
+
+
+def _sentence(details: ErrorDetails, known: dict) -> str:
+    field = ".".join(str(part) for part in details["loc"])
+    value = details["input"]
+    if details["type"] == "extra_forbidden":
+        return f"{field} is not a setting; {_nearest(field, known)}"
+    if details["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        return f"{field} is {value!r}, but it is a section; give its settings as {field}.key."
+    message = details["msg"]
+    return f"{field} is {value!r}; {message[0].lower()}{message[1:]}."

@@ -1,0 +1,195 @@
+"""Every setting of a run: its type, unit, default and limits, and the checks between settings.
+
+Settings are scalars and lists of scalars. `TrainConfig` is frozen; models, losses and data never see it: the builders
+in `distgan/build.py` unpack it into plain arguments. A model declares its own section (`distgan/models`), so the class
+to validate with depends on `model.name`: `config_class(name)` gives it.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from distgan.models import MODELS
+from distgan.models.base import ModelOptions
+
+DEFAULT_MODEL = "dcgan"
+DEFAULT_RECIPE = "digits-dcgan"  # launch/recipes/digits-dcgan.yaml spells out the defaults below; a test holds them equal
+
+# What a resumed run may change: none of these moves a weight (an accumulation step does so through batch norm only).
+RESUME_MAY_CHANGE = ("run.dir", "run.overwrite", "train.total_kimg", "data.num_workers", "engine", "checkpoint", "metrics")
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys, infinities and NaN are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Run(Section):
+    """Where the run lives and what makes it repeatable."""
+
+    dir: str = Field("", description="directory of the run; empty: runs/<name of the last --config file>")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random number of the run")
+    overwrite: bool = Field(False, description="move an existing run at run.dir aside and start afresh")
+
+
+class Train(Section):
+    """How long to train and with what batches."""
+
+    total_kimg: float = Field(150.0, gt=0, description="length of the run in thousands of real images shown to the discriminator")
+    batch_size: int = Field(64, ge=1, description="images per step over all ranks and accumulation steps together")
+    discriminator_steps: int = Field(1, ge=1, description="discriminator steps (one real batch each) per generator step")
+
+
+class Data(Section):
+    """The training images."""
+
+    url: str = Field(
+        "digits",
+        min_length=1,
+        description="'digits' (embedded), or a directory, a tar file or a brace pattern of WebDataset shards",
+    )
+    resolution: int | None = Field(
+        None, ge=4, description="side in pixels to which images are scaled and centre-cropped; null: the images' own size"
+    )
+    num_workers: int = Field(2, ge=1, description="threads per rank that read and decode images")
+    shuffle_window: int = Field(16, ge=1, description="number of shards whose samples are shuffled together")
+
+
+class Loss(Section):
+    """The adversarial loss."""
+
+    name: Literal["non_saturating", "hinge", "wasserstein"] = Field(
+        "non_saturating", description="non_saturating (softplus), hinge or wasserstein"
+    )
+
+
+class Penalty(Section):
+    """The discriminator's exact gradient penalty."""
+
+    name: Literal["none", "r1", "wgan_gp"] = Field("r1", description="none, r1 (on real images) or wgan_gp (between real and fake)")
+    weight: float = Field(1.0, ge=0, description="gamma of R1 (the penalty is gamma/2 |g|^2) or lambda of WGAN-GP")
+    every: int = Field(4, ge=1, description="discriminator steps from one penalty to the next; the weight is multiplied by it")
+    formulation: Literal["auto", "double_backward", "forward_over_reverse"] = Field(
+        "auto", description="how the exact gradient is computed; auto takes double_backward"
+    )
+
+
+class Optimizer(Section):
+    """Adam."""
+
+    learning_rate: float = Field(2e-4, gt=0, description="step size of Adam")
+    beta1: float = Field(0.5, ge=0, lt=1, description="decay of the first moment, per step")
+    beta2: float = Field(0.99, ge=0, lt=1, description="decay of the second moment, per step")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+
+
+class Ema(Section):
+    """The exponential moving average of the generator's weights."""
+
+    half_life_kimg: float = Field(2.0, gt=0, description="half-life of the average in thousands of images")
+    ramp_up: float = Field(
+        0.05, gt=0, description="at the start the half-life is at most this fraction of the images seen so far"
+    )
+
+
+class EngineOptions(Section):
+    """How the ranks work together."""
+
+    name: Literal["ddp"] = Field("ddp", description="ddp: torch's DistributedDataParallel (nothing is wrapped on one rank)")
+    accumulation_steps: int = Field(1, ge=1, description="micro-batches per step; lowers memory, not speed")
+    timeout_seconds: float = Field(600.0, gt=0, description="how long a rank waits for the others before it gives up, in seconds")
+
+
+class Checkpoint(Section):
+    """What is kept of the run so that it can go on."""
+
+    every_kimg: float = Field(20.0, gt=0, description="thousands of images from one checkpoint to the next")
+    keep: int = Field(3, ge=1, description="number of newest checkpoints that are kept")
+
+
+class Metrics(Section):
+    """What the run tells of itself."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address on which each rank serves Prometheus metrics")
+    port: int = Field(9400, ge=0, le=65000, description="port of local rank 0's metrics; rank k of a node serves port + k; 0: none")
+    log_every_kimg: float = Field(1.0, gt=0, description="thousands of images from one line of log.jsonl to the next")
+    samples_every_kimg: float = Field(10.0, gt=0, description="thousands of images from one sample grid to the next")
+    num_sample_images: int = Field(80, ge=1, le=4096, description="images in a sample grid")
+
+
+class TrainConfig(Section):
+    """distgan.train: train a GAN. The same command again resumes the run."""
+
+    run: Annotated[Run, Field(default_factory=Run)]
+    train: Annotated[Train, Field(default_factory=Train)]
+    data: Annotated[Data, Field(default_factory=Data)]
+    model: ModelOptions
+    loss: Annotated[Loss, Field(default_factory=Loss)]
+    penalty: Annotated[Penalty, Field(default_factory=Penalty)]
+    generator_optimizer: Annotated[Optimizer, Field(default_factory=Optimizer)]
+    discriminator_optimizer: Annotated[Optimizer, Field(default_factory=Optimizer)]
+    ema: Annotated[Ema, Field(default_factory=Ema)]
+    engine: Annotated[EngineOptions, Field(default_factory=EngineOptions)]
+    checkpoint: Annotated[Checkpoint, Field(default_factory=Checkpoint)]
+    metrics: Annotated[Metrics, Field(default_factory=Metrics)]
+
+
+def config_class(model_name: str) -> type[TrainConfig]:
+    """`TrainConfig` with the section that the model `model_name` (a key of `MODELS`) declares."""
+    options = MODELS[model_name].Options
+    return create_model(
+        "TrainConfig",
+        __base__=TrainConfig,
+        __doc__=TrainConfig.__doc__,
+        model=(options, Field(default_factory=options)),
+    )
+
+
+def flatten(values: dict, prefix: str = "") -> dict[str, object]:
+    """{'train': {'batch_size': 64}} -> {'train.batch_size': 64}."""
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def problems_between_fields(config: TrainConfig, world_size: int) -> list[str]:
+    """A sentence for each pair of settings that cannot go together on `world_size` ranks."""
+    problems = []
+    batch_size, accumulation = config.train.batch_size, config.engine.accumulation_steps
+    if batch_size % (world_size * accumulation):
+        problems.append(
+            f"train.batch_size is {batch_size}, which does not divide by {world_size} ranks x engine.accumulation_steps "
+            f"{accumulation}; set train.batch_size to a multiple of {world_size * accumulation}."
+        )
+    if config.penalty.name != "none" and config.model.discriminator_mixes_samples:
+        problems.append(
+            f"penalty.name is {config.penalty.name!r}, a penalty per sample, but the discriminator's batch norm makes every output "
+            "depend on the whole batch; set model.discriminator_norm to none or penalty.name to none."
+        )
+    if config.loss.name == "wasserstein" and config.penalty.name != "wgan_gp":
+        problems.append(
+            f"loss.name is 'wasserstein', which has no lower bound without a Lipschitz penalty, but penalty.name is "
+            f"{config.penalty.name!r}; set penalty.name to wgan_gp."
+        )
+    return problems
+
+
+def changed_fields(saved: dict, current: dict) -> dict[str, tuple[object, object]]:
+    """{field: (saved value, current value)} for every setting that differs; both arguments are nested dumps."""
+    saved, current = flatten(saved), flatten(current)
+    missing = "not set"
+    return {
+        field: (saved.get(field, missing), current.get(field, missing))
+        for field in sorted(saved.keys() | current.keys())
+        if saved.get(field, missing) != current.get(field, missing)
+    }
+
+
+def resume_may_change(field: str) -> bool:
+    """Whether a resumed run may differ in this dotted field."""
+    return any(field == allowed or field.startswith(allowed + ".") for allowed in RESUME_MAY_CHANGE)

@@ -1,0 +1,190 @@
+"""One shard's index: where each sample's image lies in the tar, its checksum, label and size.
+
+A tar has no table of contents and Python's reader ends at the first damaged header without a word, so every shard is read
+once from end to end: what is not a whole, readable sample is refused by name, and what follows the last member must be
+the two zero blocks that end a tar.
+"""
+
+import hashlib
+import io
+import tarfile
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from distgan.errors import InputError
+from distgan.files import write_atomically
+
+IMAGE_EXTENSIONS = frozenset({"png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm"})
+LABEL_EXTENSION = "cls"
+NO_LABEL = -1
+
+# One sample; little-endian, saved as .npy without pickle and memory-mapped.
+SAMPLE = np.dtype(
+    [
+        ("offset", "<u8"),  # of the image's bytes in the shard
+        ("bytes", "<u4"),
+        ("crc32", "<u4"),
+        ("label", "<i4"),  # NO_LABEL: none
+        ("width", "<u2"),
+        ("height", "<u2"),
+        ("channels", "u1"),  # 1 or 3
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A line of shards.jsonl: what a run must know of a shard without opening it."""
+
+    name: str
+    bytes: int
+    sha256: str
+    num_samples: int
+    num_labelled: int
+    num_classes: int  # highest label + 1
+    channels: int  # 3 if any image is in colour
+    min_side: int
+    max_side: int
+    num_not_square: int
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def index_path(shard: Path, index_directory: Path) -> Path:
+    """Where the index of `shard` is kept."""
+    return index_directory / f"{shard.name}.index"
+
+
+def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
+    """Read the whole shard and write its index.
+
+    Raises:
+        InputError: it is not a tar, is damaged, or holds something that is not a whole sample.
+    """
+    samples = _read_samples(shard)
+    table = np.array(samples, dtype=SAMPLE)
+    content = io.BytesIO()
+    np.save(content, table, allow_pickle=False)
+    write_atomically(index_path(shard, index_directory), content.getvalue())
+    labelled = table["label"][table["label"] != NO_LABEL]
+    sides = np.concatenate([table["width"], table["height"]])
+    return ShardRecord(
+        name=shard.name,
+        bytes=shard.stat().st_size,
+        sha256=sha256_of(shard),
+        num_samples=len(table),
+        num_labelled=len(labelled),
+        num_classes=int(labelled.max()) + 1 if len(labelled) else 0,
+        channels=int(table["channels"].max()),
+        min_side=int(sides.min()),
+        max_side=int(sides.max()),
+        num_not_square=int((table["width"] != table["height"]).sum()),
+    )
+
+
+def load_index(shard: Path, index_directory: Path) -> np.ndarray:
+    """The samples of a shard as a memory-mapped array of `SAMPLE`."""
+    return np.load(index_path(shard, index_directory), mmap_mode="r", allow_pickle=False)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_samples(shard: Path) -> list[tuple]:
+    with open(shard, "rb") as file:
+        try:
+            tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
+            samples = _samples(shard, tar)
+        except tarfile.TarError as error:
+            raise InputError(f"{shard} is not a readable tar ({error}); pack it again or take it out of data.url.") from None
+        _check_end(shard, file, tar.offset)
+    if not samples:
+        raise InputError(f"{shard} holds no image ({', '.join(sorted(IMAGE_EXTENSIONS))}); pack it again or take it out of data.url.")
+    return samples
+
+
+def _samples(shard: Path, tar: tarfile.TarFile) -> list[tuple]:
+    """Group consecutive members by their key (the name up to the first dot of its last part), as webdataset does."""
+    samples: list[tuple] = []
+    seen: set[str] = set()
+    key, members = None, {}
+    for member in tar:
+        if not member.isfile():
+            continue
+        folder, _, name = member.name.rpartition("/")
+        stem, _, extension = name.partition(".")
+        member_key = f"{folder}/{stem}"
+        if member_key != key:
+            if key is not None:
+                samples += _sample(shard, tar, key, members)
+            if member_key in seen:
+                raise InputError(f"{shard} holds the sample {member_key!r} twice or in pieces; pack it again with sorted keys.")
+            seen.add(member_key)
+            key, members = member_key, {}
+        if extension.lower() in members:
+            raise InputError(f"{shard} holds {member.name!r} twice; pack it again.")
+        members[extension.lower()] = member
+    return samples + (_sample(shard, tar, key, members) if key is not None else [])
+
+
+def _sample(shard: Path, tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo]) -> list[tuple]:
+    """The index row of one sample, as a list of one; a list of none if no member is an image or a label."""
+    key = key.lstrip("/")
+    images = [member for extension, member in members.items() if extension in IMAGE_EXTENSIONS]
+    if not images and LABEL_EXTENSION not in members:
+        return []  # files that belong to no sample, such as a README
+    if len(images) != 1:
+        raise InputError(f"{shard} holds {len(images)} images in the sample {key!r}; pack it again with one image each.")
+    payload = _read_member(shard, tar, images[0])
+    try:
+        with Image.open(io.BytesIO(payload)) as image:
+            width, height, mode = *image.size, image.mode
+    except (OSError, Image.DecompressionBombError) as error:
+        raise InputError(f"{shard} holds {images[0].name!r}, which is not a readable image ({error}); pack it again.") from None
+    if max(width, height) > np.iinfo(np.uint16).max:
+        raise InputError(f"{shard} holds {images[0].name!r} of {width}x{height} pixels; scale it below 65,536 a side.")
+    channels = 1 if mode in ("1", "L", "LA", "I", "I;16", "F") else 3
+    label = _label(shard, tar, key, members.get(LABEL_EXTENSION))
+    return [(images[0].offset_data, len(payload), zlib.crc32(payload), label, width, height, channels)]
+
+
+def _label(shard: Path, tar: tarfile.TarFile, key: str, member: tarfile.TarInfo | None) -> int:
+    if member is None:
+        return NO_LABEL
+    text = _read_member(shard, tar, member)[:32]
+    if not text.strip().isdigit() or int(text) >= 2**31:
+        raise InputError(f"{shard} holds the label {text!r} in the sample {key!r}; make its .{LABEL_EXTENSION} a whole number from 0.")
+    return int(text)
+
+
+def _read_member(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.issparse():
+        raise InputError(f"{shard} holds {member.name!r} as a sparse file; pack it again as a plain one.")
+    file = tar.fileobj
+    assert file is not None
+    file.seek(0, io.SEEK_END)
+    if member.offset_data + member.size > file.tell():
+        raise InputError(f"{shard} ends inside {member.name!r}: it is cut short; copy or pack it again.")
+    extracted = tar.extractfile(member)
+    assert extracted is not None, "only regular members are read"
+    return extracted.read()
+
+
+def _check_end(shard: Path, file: io.BufferedReader, offset: int) -> None:
+    """What follows the last header that was read must be at least two zero blocks, and zeros only."""
+    file.seek(offset)
+    rest_bytes = 0
+    while block := file.read(1 << 20):
+        if block.count(0) != len(block):
+            raise InputError(f"{shard} is damaged after byte {offset}: what follows is no tar header; copy or pack it again.")
+        rest_bytes += len(block)
+    if rest_bytes < 2 * tarfile.BLOCKSIZE:
+        raise InputError(f"{shard} ends at byte {offset} without the end mark of a tar: it is cut short; copy or pack it again.")

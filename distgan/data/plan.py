@@ -1,0 +1,95 @@
+"""The sample plan: which sample is number n of a run, as a pure function of n.
+
+Samples are numbered by the order of their shards. Each epoch cuts them into equal blocks of the mean shard's length
+(starting at another block each epoch, so that the one short block is not always the same samples), visits the blocks in a
+pseudo-random order, and shuffles the samples of `shuffle_window` consecutive blocks together: reads stay near each other,
+and no rank keeps a shard. Every permutation is a keyed Feistel network with cycle walking (Black & Rogaway 2002, "Ciphers with
+arbitrary finite domains"), so any position is found in constant time and memory; the only table is one number a shard.
+"""
+
+import hashlib
+
+import numpy as np
+
+ROUNDS = 8
+_MIX_1, _MIX_2, _GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
+
+
+class SamplePlan:
+    """The order of the samples of a shard set.
+
+    Args:
+        samples_per_shard: [num_shards] integers.
+        manifest_hash: hexadecimal name of the content; another content has another order.
+        seed: of the run.
+        shuffle_window: number of blocks (mean shards) whose samples are shuffled together.
+    """
+
+    def __init__(self, samples_per_shard: np.ndarray, manifest_hash: str, seed: int, shuffle_window: int) -> None:
+        self.shard_ends = np.cumsum(samples_per_shard, dtype=np.int64)
+        self.num_samples = int(self.shard_ends[-1])
+        self._block = -(-self.num_samples // len(self.shard_ends))
+        self._num_full_blocks, self._short_block = divmod(self.num_samples, self._block)
+        self._window = self._block * shuffle_window
+        digest = hashlib.sha256(f"{manifest_hash}:{seed}".encode()).digest()
+        self._key = np.frombuffer(digest[:8], dtype="<u8")  # [1]
+
+    def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Samples `numbers` of the run ([n] int64, from 0, epochs run on) -> their shards [n] and places in those shards [n]."""
+        epochs, positions = np.divmod(numbers.astype(np.uint64), np.uint64(self.num_samples))
+        samples = self._sample_at(epochs, positions).astype(np.int64)
+        shards = np.searchsorted(self.shard_ends, samples, side="right")
+        starts = np.where(shards > 0, self.shard_ends[shards - 1], 0)
+        return shards, samples - starts
+
+    def _sample_at(self, epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """The number, in shard order, of the sample at each position of its epoch; uint64 in and out."""
+        block, window = np.uint64(self._block), np.uint64(self._window)
+        epoch_keys = _mix(self._key + epochs * _GOLDEN)
+        windows, inside = np.divmod(positions, window)
+        window_sizes = np.minimum(window, np.uint64(self.num_samples) - windows * window)
+        inside = permute(inside, window_sizes, _mix(epoch_keys ^ _mix(windows + np.uint64(1))))
+        slots, offsets = np.divmod(windows * window + inside, block)
+        # The short block, if there is one, keeps the last slot: only there do positions run to its end.
+        full = slots < np.uint64(self._num_full_blocks)
+        num_full = np.full_like(slots, self._num_full_blocks)
+        blocks = np.where(full, permute(np.where(full, slots, 0), np.maximum(num_full, 1), epoch_keys), slots)
+        num_blocks = np.uint64(self._num_full_blocks + (self._short_block > 0))
+        first_block = _mix(~epoch_keys) % num_blocks
+        return ((blocks + first_block) * block + offsets) % np.uint64(self.num_samples)
+
+
+def permute(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Map each value in [0, size) to another in [0, size), one to one for each (size, key).
+
+    All [n] uint64. An unbalanced Feistel network on the least power of two that holds `size`, walked until it lands inside.
+    """
+    bits = np.ceil(np.log2(np.maximum(sizes, 1).astype(np.float64))).astype(np.uint64)
+    bits += (np.uint64(1) << bits) < sizes  # log2 rounds; sizes below 2^52 are exact
+    keys = np.broadcast_to(keys, values.shape)
+    result = values.copy()
+    outside = np.ones(values.shape, dtype=bool)
+    while outside.any():
+        result[outside] = _feistel(result[outside], bits[outside], keys[outside])
+        outside = result >= np.maximum(sizes, 1)
+    return result
+
+
+def _feistel(values: np.ndarray, bits: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    one = np.uint64(1)
+    left_bits = bits >> one
+    right_bits = bits - left_bits
+    left, right = values >> right_bits, values & ((one << right_bits) - one)
+    for number in range(ROUNDS):  # an even number: the two widths are back in their places
+        mask = (one << left_bits) - one
+        left, right = right, left ^ (_mix(right ^ _mix(keys + np.uint64(number + 1))) & mask)
+        left_bits, right_bits = right_bits, left_bits
+    return (left << right_bits) | right
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al. 2014), on [n] uint64; arithmetic modulo 2^64 is meant."""
+    values = values + _GOLDEN
+    values = (values ^ (values >> np.uint64(30))) * _MIX_1
+    values = (values ^ (values >> np.uint64(27))) * _MIX_2
+    return values ^ (values >> np.uint64(31))

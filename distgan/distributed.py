@@ -1,0 +1,114 @@
+"""Ranks: who this process is, the process group, and what the ranks agree on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from distgan.errors import InputError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all; sharding goes by `rank`, devices and ports by `local_rank`."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @classmethod
+    def from_environment(cls) -> "World":
+        """From the variables that torchrun sets; without them a world of one.
+
+        Raises:
+            InputError: a variable is no number, or there are fewer GPUs than ranks on this node.
+        """
+        rank, size, local_rank = _integer("RANK", 0), _integer("WORLD_SIZE", 1), _integer("LOCAL_RANK", 0)
+        if not torch.cuda.is_available():
+            return cls(rank, size, local_rank, torch.device("cpu"))
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"LOCAL_RANK is {local_rank}, but this node has {torch.cuda.device_count()} GPUs; start at most as many processes on it."
+            )
+        return cls(rank, size, local_rank, torch.device("cuda", local_rank))
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @contextmanager
+    def process_group(self, timeout_seconds: float) -> Iterator[None]:
+        """The group of all ranks: gloo for CPU tensors, nccl for GPU tensors; nothing at all on one rank."""
+        if self.size == 1:
+            yield
+            return
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(self.device)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            rank=self.rank,
+            world_size=self.size,
+            timeout=timedelta(seconds=timeout_seconds),
+            device_id=self.device if on_gpu else None,
+        )
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    def broadcast_integer(self, value: int) -> int:
+        """Rank 0's value, on every rank. Collective."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.int64)
+        dist.broadcast(tensor, src=0)
+        return int(tensor.item())
+
+    def mean_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace `tensor` by its mean over the ranks. Collective."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.size
+        return tensor
+
+
+class AnyRank:
+    """Whether any rank raised its hand, learnt one call later, so that nobody waits for the exchange."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._hand = torch.zeros(1)
+        self._pending: dist.Work | None = None
+
+    def __call__(self, raised: bool) -> bool:
+        """Offer this rank's hand; the answer, the same on every rank, is about the hands of the call before. Collective."""
+        if self._world.size == 1:
+            return raised
+        answer = self._finish()
+        self._hand = torch.tensor([float(raised)])
+        self._pending = dist.all_reduce(self._hand, op=dist.ReduceOp.MAX, async_op=True)
+        return answer
+
+    def _finish(self) -> bool:
+        if self._pending is None:
+            return False
+        self._pending.wait()
+        self._pending = None
+        return bool(self._hand.item())
+
+    def close(self) -> None:
+        """Take part in the exchange still under way. Collective."""
+        self._finish()
+
+
+def _integer(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise InputError(f"The environment variable {name} is {text!r}; start with torchrun, or unset it.")
+    return int(text)

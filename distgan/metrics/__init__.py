@@ -1,0 +1,1 @@
+"""What a run tells of itself: meter -> log.jsonl, progress bar, Prometheus."""

@@ -1,0 +1,123 @@
+"""One place that everything measured goes through: every rank's exporter; on rank 0 log.jsonl and the progress bar."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from distgan.distributed import World
+from distgan.metrics.meter import Meter
+from distgan.metrics.prometheus import Exporter
+from distgan.phases import Statistics
+from distgan.state import TrainState
+
+
+class Reporter:
+    """Collects the statistics of a run and tells them.
+
+    Args:
+        log: log.jsonl; rank 0 appends a line per interval and per event.
+        total_images: where the progress bar ends.
+    """
+
+    def __init__(self, world: World, exporter: Exporter, log: Path, state: TrainState, total_images: float) -> None:
+        self._world, self._exporter, self._log, self._state = world, exporter, log, state
+        self._meter = Meter(world)
+        self._total_images = total_images
+        self._bar = None
+        if world.is_main and sys.stderr.isatty():
+            self._bar = tqdm(total=int(total_images), initial=state.num_images, unit="img", unit_scale=True, dynamic_ncols=True)
+        self._begin_interval()
+
+    def _begin_interval(self) -> None:
+        self._interval_images = self._state.num_images
+        self._interval_seconds = 0.0
+        self._interval_wait_seconds = 0.0
+
+    def add(self, statistics: Statistics) -> None:
+        """Statistics of a phase; see `Meter.add`."""
+        self._meter.add(statistics)
+
+    def phase(self, name: str, seconds: float) -> None:
+        """A phase ran for so long, as the host sees it."""
+        self._exporter.phase_seconds.labels(name).inc(seconds)
+
+    def iteration(self, seconds: float, wait_seconds: float) -> None:
+        """An iteration ended; it took `seconds`, of which `wait_seconds` were spent waiting for data."""
+        images = self._state.images_per_iteration
+        self._exporter.images.inc(images / self._world.size)
+        self._exporter.step_seconds.observe(seconds)
+        self._exporter.data_wait_seconds.inc(wait_seconds)
+        self._exporter.last_step.set(time.time())
+        self._interval_seconds += seconds
+        self._interval_wait_seconds += wait_seconds
+        if self._bar is not None:
+            self._bar.update(images)
+
+    def interval(self) -> dict[str, float]:
+        """End a log interval and tell its means, which are returned. Collective."""
+        means = self._meter.flush()
+        seconds = max(self._interval_seconds, 1e-9)
+        images = self._state.num_images - self._interval_images
+        speed = {"images_per_second": images / seconds, "data_wait_share": self._interval_wait_seconds / seconds}
+        self._export(means, speed, images // self._state.images_per_iteration)
+        if self._world.is_main and images:
+            position = {
+                "num_images": self._state.num_images,
+                "iteration": self._state.iteration,
+                "train_seconds": round(self._state.train_seconds, 3),
+            }
+            self._write(position | {name: _rounded(value) for name, value in (speed | means).items()})
+            self._show(speed | means)
+        self._begin_interval()
+        return means
+
+    def event(self, name: str, **values: object) -> None:
+        """Append {"event": name, ...} to the log (rank 0)."""
+        if self._world.is_main:
+            self._write({"event": name, "num_images": self._state.num_images, **values})
+
+    def say(self, text: str) -> None:
+        """Print a line for the person who watches (rank 0), past the progress bar."""
+        if self._world.is_main:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the progress bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _export(self, means: dict[str, float], speed: dict[str, float], iterations: int) -> None:
+        self._exporter.images_per_second.set(speed["images_per_second"] / self._world.size)
+        for name, gauge in (("discriminator_loss", self._exporter.discriminator_loss), ("generator_loss", self._exporter.generator_loss)):
+            if name in means:
+                gauge.set(means[name])
+        for network in ("generator", "discriminator"):
+            if f"{network}_gradient_norm" in means:
+                self._exporter.gradient_norm.labels(network).set(means[f"{network}_gradient_norm"])
+        steps = {"generator": iterations, "discriminator": iterations * self._state.discriminator_steps}
+        self._exporter.nonfinite.inc(sum(round(means.get(f"{network}_skipped_share", 0) * number) for network, number in steps.items()))
+
+    def _write(self, record: dict[str, object]) -> None:
+        with open(self._log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _show(self, values: dict[str, float]) -> None:
+        losses = {"D": values.get("discriminator_loss", float("nan")), "G": values.get("generator_loss", float("nan"))}
+        shown = {
+            "img/s": f"{values['images_per_second']:.0f}",
+            "data wait": f"{values['data_wait_share']:.1%}",
+            **{f"loss {name}": f"{value:.3f}" for name, value in losses.items()},
+        }
+        if self._bar is not None:
+            self._bar.set_postfix(shown)
+        else:
+            kimg = f"{self._state.num_images / 1000:.1f}/{self._total_images / 1000:g} kimg"
+            self.say(", ".join([kimg, *(f"{name} {value}" for name, value in shown.items())]))
+
+
+def _rounded(value: float) -> float | None:
+    """Six significant digits; None for what JSON has no number for."""
+    return float(f"{value:.6g}") if abs(value) < float("inf") else None

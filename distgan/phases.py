@@ -1,0 +1,96 @@
+"""The algorithm: what a GAN minimises, one module per phase.
+
+A phase registers ONLY the network it trains; it holds the other one unregistered, so that the engine that wraps the phase sees no
+parameter of it. An engine runs a phase part by part and backpropagates each part by itself; the last part touches every
+parameter, and only there do the ranks exchange gradients.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from distgan.batch import Batch
+from distgan.losses import Loss
+from distgan.models.base import Discriminator, Generator
+from distgan.regularizers import Penalty, exact_penalty, mix
+
+Statistics = dict[str, Tensor]  # detached scalars: means over the micro-batch
+
+
+class Phase(nn.Module):
+    """`forward(part, batch) -> (a scalar to backpropagate, statistics)`; trains `network` and nothing else."""
+
+    network: nn.Module
+
+    def forward(self, part: str, batch: Batch) -> tuple[Tensor, Statistics]:
+        raise NotImplementedError
+
+
+class DiscriminatorPhase(Phase):
+    """Parts: `penalty` (its own forward, only when due, first) and `loss` (touches every parameter, last)."""
+
+    def __init__(self, discriminator: Discriminator, generator: Generator, loss: Loss, penalty: Penalty | None) -> None:
+        super().__init__()
+        self.network = discriminator
+        object.__setattr__(self, "generator", generator)  # past nn.Module's registration
+        self.adversarial_loss = loss
+        self.gradient_penalty = penalty
+
+    def parts(self, step: int) -> list[str]:
+        """The parts to run at discriminator step `step` (from 0), in order."""
+        due = self.gradient_penalty is not None and step % self.gradient_penalty.every == 0
+        return ["penalty", "loss"] if due else ["loss"]
+
+    @torch.no_grad()
+    def with_fakes(self, batch: Batch) -> Batch:
+        """Make the fake images once for all parts."""
+        return replace(batch, fake_images=self.generator(batch.latents, batch.fake_labels))
+
+    def forward(self, part: str, batch: Batch) -> tuple[Tensor, Statistics]:
+        return self.penalty(batch) if part == "penalty" else self.loss(batch)
+
+    def penalty(self, batch: Batch) -> tuple[Tensor, Statistics]:
+        penalty = self.gradient_penalty
+        assert penalty is not None and batch.fake_images is not None
+        real = penalty.on == "real"
+        images = batch.real_images if real else mix(batch.real_images, batch.fake_images, batch.interpolation)
+        value, norms = exact_penalty(self.network, images, batch.real_labels, penalty.center, penalty.weight, penalty.formulation)
+        # Lazy regularisation: rarer but as strong on average (Karras et al. 2020, arXiv 1912.04958, appendix B).
+        return value * penalty.every, {"penalty": value.detach(), "input_gradient_norm": norms.mean()}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Statistics]:
+        assert batch.fake_images is not None
+        real_logits = self.network(batch.real_images, batch.real_labels)
+        fake_logits = self.network(batch.fake_images, batch.fake_labels)
+        loss = self.adversarial_loss.discriminator(real_logits, fake_logits)
+        statistics = {"discriminator_loss": loss, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
+        return loss, {name: value.detach() for name, value in statistics.items()}
+
+
+class GeneratorPhase(Phase):
+    """One part, `loss`. Run it while the discriminator is `frozen`."""
+
+    def __init__(self, generator: Generator, discriminator: Discriminator, loss: Loss) -> None:
+        super().__init__()
+        self.network = generator
+        object.__setattr__(self, "discriminator", discriminator)  # past nn.Module's registration
+        self.adversarial_loss = loss
+
+    def forward(self, part: str, batch: Batch) -> tuple[Tensor, Statistics]:
+        assert part == "loss"
+        fake_logits = self.discriminator(self.network(batch.latents, batch.fake_labels), batch.fake_labels)
+        loss = self.adversarial_loss.generator(fake_logits)
+        return loss, {"generator_loss": loss.detach()}
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Within this, `network` passes gradients through but collects none: its engine's hooks must not fire in another's backward."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

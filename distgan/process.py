@@ -1,0 +1,63 @@
+"""What a training process owes the ones around it: to stop when asked, and not to outlive its agent."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from distgan.errors import InputError
+
+EXIT_DONE = 0
+EXIT_USAGE = 2  # the command or its configuration is wrong: do not retry
+EXIT_STOPPED = 75  # stopped on request, with a checkpoint: retry (EX_TEMPFAIL of sysexits.h)
+
+_PR_SET_PDEATHSIG = 1
+
+
+class StopRequest:
+    """Set by SIGTERM or Ctrl-C; a second one of them ends the process at once."""
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def __call__(self) -> bool:
+        return self._requested
+
+    @contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Within this, the two signals set the request."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self._requested = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def die_with_agent() -> None:
+    """Under torchrun: be killed when the agent dies. Its workers live in sessions of their own and would go on writing."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
+        return
+    agent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # An agent that died before the call sends nothing any more; an orphan's parent is another process.
+    if os.getppid() != agent:
+        sys.exit(1)
+
+
+def refuse(error: InputError, program: str, local_rank: int = 0) -> int:
+    """Print what the user has to mend and return the exit code; only local rank 0 prints."""
+    if local_rank == 0:
+        for problem in error.problems:
+            print(f"{program}: error: {problem}", file=sys.stderr)
+        sys.stderr.flush()
+    else:
+        time.sleep(5)  # torchrun ends every rank as soon as one has failed: let local rank 0 speak first
+    return EXIT_USAGE

@@ -1,0 +1,79 @@
+"""Train a GAN; the same command again resumes.
+
+torchrun --nproc_per_node 8 -m distgan.train
+torchrun --nproc_per_node 2 -m distgan.train --config launch/recipes/digits-dcgan.yaml --run.dir runs/a --train.total_kimg 40
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+
+from distgan.build import Preflight, build_networks, built_trainer, check
+from distgan.cli import parse_command, to_yaml
+from distgan.config import TrainConfig
+from distgan.distributed import World
+from distgan.errors import InputError
+from distgan.metrics.prometheus import Exporter
+from distgan.process import EXIT_DONE, EXIT_STOPPED, StopRequest, die_with_agent, refuse
+from distgan.run_directory import RunDirectory
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    die_with_agent()
+    local_rank = os.environ.get("LOCAL_RANK", "0")
+    try:
+        command = parse_command(sys.argv[1:] if arguments is None else arguments)
+        world = World.from_environment()
+        preflight = check(command.config, world.size)
+        if command.dry_run:
+            if world.is_main:
+                print(describe(command.config, world, preflight))
+            return EXIT_DONE
+        return train(command.config, world, preflight)
+    except InputError as error:
+        return refuse(error, "distgan.train", int(local_rank) if local_rank.isdigit() else 0)
+
+
+def train(config: TrainConfig, world: World, preflight: Preflight) -> int:
+    """Train on this rank; returns the exit code."""
+    directory = RunDirectory(Path(config.run.dir))
+    changes = {} if config.run.overwrite else directory.changes(config)
+    exporter = Exporter(restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest().listening())
+        stack.enter_context(directory.held(config) if world.is_main else nullcontext())
+        stack.enter_context(world.process_group(config.engine.timeout_seconds))
+        stack.enter_context(exporter.serving(config.metrics.host, config.metrics.port and config.metrics.port + world.local_rank))
+        trainer = stack.enter_context(built_trainer(config, world, preflight, exporter))
+        resumed = trainer.state.iteration > 0
+        trainer.reporter.event("resume" if resumed else "start", num_ranks=world.size, changed={k: v for k, (_, v) in changes.items()})
+        if resumed:
+            trainer.reporter.say(f"Resuming {directory.path} at {trainer.state.num_images / 1000:g} kimg.")
+        for field, (before, now) in changes.items():
+            trainer.reporter.say(f"Changed since the last sitting: {field} from {before!r} to {now!r}.")
+        done = trainer.fit(stop)
+        kimg = f"{trainer.state.num_images / 1000:g} kimg"
+        what = "Done" if done else "Stopped; the same command goes on"
+        trainer.reporter.say(f"{what} at {kimg}. Picture: {trainer.grid_path('ema')}")
+    return EXIT_DONE if done else EXIT_STOPPED
+
+
+def describe(config: TrainConfig, world: World, preflight: Preflight) -> str:
+    """What `--dry-run` prints: the resolved configuration and what it amounts to, as YAML."""
+    networks = dict(zip(("generator", "discriminator"), build_networks(config, preflight.images, preflight.num_classes), strict=True))
+    per_rank = config.train.batch_size // world.size
+    size, channels = preflight.images.size, preflight.images.channels
+    lines = [
+        *(f"# {name}: {sum(p.numel() for p in network.parameters()):,} parameters" for name, network in networks.items()),
+        f"# batch: {config.train.batch_size} = {world.size} ranks x {per_rank} (in {config.engine.accumulation_steps} micro-batches)",
+        f"# data: {preflight.manifest.num_samples:,} samples in {len(preflight.manifest.shards)} shards, "
+        f"{preflight.manifest.num_classes} classes, images {size}x{size}x{channels}, manifest {preflight.manifest.hash[:12]}",
+    ]
+    return to_yaml(config) + "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

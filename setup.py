@@ -1,0 +1,5 @@
+"""Builds the package; the compiled extension of csrc/ will be declared here and nowhere else."""
+
+from setuptools import setup
+
+setup()

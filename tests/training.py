@@ -1,0 +1,99 @@
+"""Training a few iterations inside a test, on one rank or on several real processes."""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing
+
+from distgan.build import built_trainer, check
+from distgan.cli import validate
+from distgan.distributed import World
+from distgan.metrics.prometheus import Exporter
+from distgan.trainer import Trainer
+
+TIMEOUT_SECONDS = 120.0
+
+SMALL_MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {"name": "mlp", "generator_sizes": [32, 32], "discriminator_sizes": [32, 32]},
+    "dcgan": {"name": "dcgan", "generator_channels": 4, "discriminator_channels": 4},
+}
+
+
+def settings(run_dir: Path, **sections: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Nested settings for a short run on the digits, without a metrics port."""
+    values: dict[str, dict[str, Any]] = {
+        "run": {"dir": str(run_dir)},
+        "train": {"batch_size": 24, "total_kimg": 1},
+        "data": {"num_workers": 1},
+        "model": SMALL_MODELS["mlp"],
+        "metrics": {"port": 0},
+    }
+    for section, options in sections.items():
+        values[section] = options if section == "model" else values.get(section, {}) | options
+    return values
+
+
+@contextmanager
+def trainer_of(values: dict[str, dict[str, Any]], world: World | None = None):
+    """A `Trainer` for these settings in this process."""
+    world = world or World.from_environment()
+    config = validate(values)
+    preflight = check(config, world.size)
+    Path(config.run.dir, "samples").mkdir(parents=True, exist_ok=True)
+    with built_trainer(config, world, preflight, Exporter(restarts=0)) as trainer:
+        yield trainer
+
+
+def everything(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Every tensor that training moves, by a full name."""
+    discriminator, generator = trainer.discriminator_engine.state(), trainer.generator_engine.state()
+    groups = {
+        "discriminator": discriminator.network,
+        "discriminator_optimizer": discriminator.optimizer,
+        "generator": generator.network,
+        "generator_optimizer": generator.optimizer,
+        "ema": trainer.ema.network.state_dict(),
+    }
+    return {f"{group}:{name}": value.detach().clone() for group, tensors in groups.items() for name, value in tensors.items()}
+
+
+def relative_error(tensor: torch.Tensor, reference: torch.Tensor) -> float:
+    """|tensor - reference| / |reference| in the Euclidean norm, in float64."""
+    difference = (tensor.double() - reference.double()).norm()
+    return float(difference / reference.double().norm().clamp_min(1e-30))
+
+
+def worst_error(tensors: dict[str, torch.Tensor], references: dict[str, torch.Tensor]) -> tuple[float, str]:
+    """The largest `relative_error` of all and the name of that tensor."""
+    assert tensors.keys() == references.keys()
+    return max((relative_error(tensors[name], references[name]), name) for name in references)
+
+
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Call `function(world, *arguments)` on `world_size` new processes in one gloo group; the results by rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.Manager().dict()
+    torch.multiprocessing.spawn(_rank_main, (world_size, port, results, function, arguments), nprocs=world_size)
+    return [results[rank] for rank in range(world_size)]
+
+
+def _rank_main(rank: int, world_size: int, port: int, results: Any, function: Callable[..., Any], arguments: tuple) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    world = World.from_environment()
+    with world.process_group(TIMEOUT_SECONDS):
+        results[rank] = function(world, *arguments)
