@@ -11,7 +11,7 @@ from pydantic import ValidationError, create_model
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource
 
-from distgan.config import DEFAULT_MODEL, DEFAULT_RECIPE, TrainConfig, config_class, flatten
+from distgan.config import DEFAULT_MODEL, TrainConfig, config_class, flatten
 from distgan.errors import InputError
 from distgan.models import MODELS
 
@@ -36,17 +36,18 @@ def parse_command(arguments: Sequence[str]) -> Command:
     first, _ = model_option.parse_known_args(list(arguments))
     values: dict = {}
     for path in first.config:
-        _merge(values, read_yaml(path))
+        values = _merged(values, read_yaml(path))
     model_name = first.model_name or _model_name_in(values)
     if model_name not in MODELS:
         raise InputError(f"model.name is {model_name!r}, which is not a model; set model.name to one of {', '.join(sorted(MODELS))}.")
     flags, unknown = _parse_flags(config_class(model_name), arguments)
-    _merge(values, flags)
+    values = _merged(values, flags)
     known = flatten(config_class(model_name)().model_dump())
     problems = _unknown_flags(unknown, known)
-    recipe = first.config[-1].stem if first.config else DEFAULT_RECIPE
+    if first.config:
+        values = _merged({"run": {"dir": f"runs/{first.config[-1].stem}"}}, values)
     try:
-        config = validate(values, default_run_dir=f"runs/{recipe}")
+        config = validate(values)
     except InputError as error:
         raise InputError(problems + error.problems) from None
     if problems:
@@ -54,7 +55,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
     return Command(config, first.dry_run)
 
 
-def validate(values: dict, default_run_dir: str = "") -> TrainConfig:
+def validate(values: dict) -> TrainConfig:
     """Nested settings -> TrainConfig.
 
     Raises:
@@ -62,13 +63,10 @@ def validate(values: dict, default_run_dir: str = "") -> TrainConfig:
     """
     cls = config_class(_model_name_in(values))
     try:
-        config = cls.model_validate(values)
+        return cls.model_validate(values)
     except ValidationError as error:
         known = flatten(cls().model_dump())
         raise InputError([_sentence(details, known) for details in error.errors()]) from None
-    if config.run.dir:
-        return config
-    return config.model_copy(update={"run": config.run.model_copy(update={"dir": default_run_dir})})
 
 
 def read_yaml(path: Path) -> dict:
@@ -116,7 +114,13 @@ def _parse_flags(cls: type[TrainConfig], arguments: Sequence[str]) -> tuple[dict
         unknown.extend(rest)
         return known
 
-    parser = _Parser(prog="distgan.train", description=cls.__doc__, allow_abbrev=False, parents=[_program_options()])
+    parser = _Parser(
+        prog="distgan.train",
+        usage="torchrun ... -m distgan.train [--config FILE ...] [--dry-run] [--section.key VALUE ...]",
+        description=cls.__doc__,
+        allow_abbrev=False,
+        parents=[_program_options()],
+    )
     settings_class = create_model("Flags", __base__=(cls, BaseSettings))
     source = CliSettingsSource(
         settings_class,
@@ -132,13 +136,13 @@ def _parse_flags(cls: type[TrainConfig], arguments: Sequence[str]) -> tuple[dict
     return source(), unknown
 
 
-def _merge(values: dict, more: dict) -> None:
-    """Lay `more` over `values`, section by section, in place."""
+def _merged(values: dict, more: dict) -> dict:
+    """`values` with `more` laid over it, section by section."""
+    merged = dict(values)
     for key, value in more.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
-        else:
-            values[key] = value
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 def _model_name_in(values: dict) -> str:

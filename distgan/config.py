@@ -5,6 +5,7 @@ in `distgan/build.py` unpack it into plain arguments. A model declares its own s
 to validate with depends on `model.name`: `config_class(name)` gives it.
 """
 
+import functools
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -28,7 +29,9 @@ class Section(BaseModel):
 class Run(Section):
     """Where the run lives and what makes it repeatable."""
 
-    dir: str = Field("", description="directory of the run; empty: runs/<name of the last --config file>")
+    dir: str = Field(
+        f"runs/{DEFAULT_RECIPE}", min_length=1, description="directory of the run; with --config: runs/<name of the last such file>"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random number of the run")
     overwrite: bool = Field(False, description="move an existing run at run.dir aside and start afresh")
 
@@ -68,7 +71,7 @@ class Penalty(Section):
     """The discriminator's exact gradient penalty."""
 
     name: Literal["none", "r1", "wgan_gp"] = Field("r1", description="none, r1 (on real images) or wgan_gp (between real and fake)")
-    weight: float = Field(1.0, ge=0, description="gamma of R1 (the penalty is gamma/2 |g|^2) or lambda of WGAN-GP")
+    weight: float = Field(0.1, ge=0, description="gamma of R1 (the penalty is gamma/2 |g|^2) or lambda of WGAN-GP")
     every: int = Field(4, ge=1, description="discriminator steps from one penalty to the next; the weight is multiplied by it")
     formulation: Literal["auto", "double_backward", "forward_over_reverse"] = Field(
         "auto", description="how the exact gradient is computed; auto takes double_backward"
@@ -78,7 +81,7 @@ class Penalty(Section):
 class Optimizer(Section):
     """Adam."""
 
-    learning_rate: float = Field(2e-4, gt=0, description="step size of Adam")
+    learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
     beta1: float = Field(0.5, ge=0, lt=1, description="decay of the first moment, per step")
     beta2: float = Field(0.99, ge=0, lt=1, description="decay of the second moment, per step")
     eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
@@ -87,7 +90,7 @@ class Optimizer(Section):
 class Ema(Section):
     """The exponential moving average of the generator's weights."""
 
-    half_life_kimg: float = Field(2.0, gt=0, description="half-life of the average in thousands of images")
+    half_life_kimg: float = Field(5.0, gt=0, description="half-life of the average in thousands of images")
     ramp_up: float = Field(
         0.05, gt=0, description="at the start the half-life is at most this fraction of the images seen so far"
     )
@@ -135,6 +138,7 @@ class TrainConfig(Section):
     metrics: Annotated[Metrics, Field(default_factory=Metrics)]
 
 
+@functools.cache
 def config_class(model_name: str) -> type[TrainConfig]:
     """`TrainConfig` with the section that the model `model_name` (a key of `MODELS`) declares."""
     options = MODELS[model_name].Options

@@ -1,0 +1,42 @@
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Processes of `make train`; the default is one per GPU, or 2 on the CPU. Read after the set-up, hence the shell's $$( ).
+NPROC = $$(.venv/bin/python -c 'import torch; print(torch.cuda.device_count() or 2)')
+ARGS =
+CSRC = $(foreach extension,cpp cu cuh h,$(wildcard csrc/*.$(extension) csrc/*/*.$(extension)))
+
+.PHONY: train
+train: setup ## train on the embedded digits, or resume; pictures in runs/digits-dcgan/samples (NPROC=4 ARGS='--run.dir runs/a')
+	OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc_per_node $(NPROC) -m distgan.train $(ARGS)
+
+.PHONY: test
+test: setup ## the tests, without the slow ones of test-faults
+	.venv/bin/pytest tests --ignore=tests/faults
+
+.PHONY: test-faults
+test-faults: setup ## the tests that kill, cut and corrupt things
+	.venv/bin/pytest tests/faults
+
+.PHONY: lint
+lint: setup ## ruff, pyright and clang-format; changes nothing
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
+	$(if $(CSRC),.venv/bin/clang-format --dry-run -Werror $(CSRC))
+
+.PHONY: setup
+setup: .venv/.installed ## .venv with everything (PYTHON=/path/to/python picks the interpreter)
+
+.venv/.installed: pyproject.toml setup.py constraints.txt launch/setup.sh
+	@launch/setup.sh
+	@touch $@
+
+.PHONY: clean
+clean: ## remove .venv and everything built; runs/ stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find distgan tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'

@@ -1,0 +1,88 @@
+"""data.url -> shards."""
+
+from pathlib import Path
+
+import pytest
+
+from distgan.data.urls import resolve
+from distgan.errors import InputError
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """A directory of a-0000.tar to a-0003.tar, b.tar and other files."""
+    directory = (tmp_path / "shards").resolve()
+    (directory / "below").mkdir(parents=True)
+    for name in ["b.tar", *(f"a-{number:04d}.tar" for number in reversed(range(4))), "a.txt", "a-0000.tar.index", "below/c.tar"]:
+        (directory / name).touch()
+    return directory
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def refusal(url: str) -> str:
+    with pytest.raises(InputError) as caught:
+        resolve(url)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"data.url is {url!r}")
+    return sentence
+
+
+def test_a_directory_is_all_of_its_tars_in_order(shards: Path) -> None:
+    assert resolve(str(shards)) == [shards / name for name in ["a-0000.tar", "a-0001.tar", "a-0002.tar", "a-0003.tar", "b.tar"]]
+    assert resolve(f"{shards}/") == resolve(str(shards))
+
+
+def test_one_tar(shards: Path) -> None:
+    assert resolve(f"{shards}/b.tar") == [shards / "b.tar"]
+
+
+def test_braces_keep_their_order(shards: Path) -> None:
+    assert names(resolve(f"{shards}/a-{{0001..0003}}.tar")) == ["a-0001.tar", "a-0002.tar", "a-0003.tar"]
+    assert names(resolve(f"{shards}/{{b,a-0002}}.tar")) == ["b.tar", "a-0002.tar"]
+    assert names(resolve(f"{shards}/{{below,b.tar}}")) == ["c.tar", "b.tar"]
+
+
+def test_paths_are_absolute(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is resumed from another directory, perhaps."""
+    monkeypatch.chdir(shards.parent)
+    assert resolve("shards/b.tar") == [shards / "b.tar"]
+    assert resolve("shards/../shards") == resolve(str(shards))
+
+
+def test_home(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(shards.parent))
+    assert resolve("~/shards/{a-0000,b}.tar") == [shards / "a-0000.tar", shards / "b.tar"]
+
+
+def test_nothing_there(shards: Path, tmp_path: Path) -> None:
+    assert "matches nothing" in refusal(f"{shards}/x.tar")
+    assert f"{shards}/x-00.tar does not exist" in refusal(f"{shards}/x-{{00..09}}.tar")
+    (tmp_path / "empty").mkdir()
+    assert "holds no *.tar" in refusal(str(tmp_path / "empty"))
+
+
+def test_missing_shards_are_counted(shards: Path) -> None:
+    sentence = refusal(f"{shards}/a-{{0002..0008}}.tar")
+    assert "lacks 5 of its 7 shards" in sentence
+    assert f"{shards}/a-0004.tar" in sentence
+
+
+@pytest.mark.parametrize("url", ["x-{0000..0003.tar", "x-0000}.tar", "{a,{b}.tar"])
+def test_braces_that_do_not_pair(url: str) -> None:
+    assert "braces" in refusal(url)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x-{0000..0127}.tar", "pipe:curl http://a/b.tar", "https://host/x.tar", "gs://bucket", "file:///x.tar"])
+def test_other_schemes_are_refused(url: str) -> None:
+    """`pipe:` above all, which runs a shell in webdataset."""
+    assert "local" in refusal(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["~no-such-user-here/x.tar", "/tmp/" + "x" * 300 + ".tar"], ids=["user unknown", "name too long"]
+)
+def test_a_path_that_the_system_refuses(url: str) -> None:
+    refusal(url)

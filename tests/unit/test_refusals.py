@@ -1,0 +1,212 @@
+"""Every bad input: sentences that name the field, the value and the mend, exit code 2, before any process group starts."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from distgan import train
+from distgan.distributed import World
+
+Prepare = Callable[[Path], Sequence[str]]
+
+
+def _tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def _png(width: int, height: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (width, height), 128).save(content, "png")
+    return content.getvalue()
+
+
+def _squares(number: int, size: int, labelled: bool = True) -> dict[str, bytes]:
+    members: dict[str, bytes] = {}
+    for sample in range(number):
+        members[f"{sample:04d}.png"] = _png(size, size)
+        if labelled:
+            members[f"{sample:04d}.cls"] = b"0"
+    return members
+
+
+def _not_a_tar(directory: Path) -> Sequence[str]:
+    (directory / "x.tar").write_bytes(b"these are not the bytes of a tar" * 100)
+    return ["--data.url", str(directory / "x.tar")]
+
+
+def _another_configuration(directory: Path) -> Sequence[str]:
+    run = ["--run.dir", str(directory / "old"), "--metrics.port", "0", "--train.total_kimg", "0.064"]
+    assert train.main([*run, "--model.name", "mlp"]) == 0
+    return [*run, "--model.name", "mlp", "--train.batch_size", "32", "--model.latent_size", "7", "--checkpoint.keep", "9"]
+
+
+def _changed_data(directory: Path) -> Sequence[str]:
+    shard = _tar(directory / "x.tar", _squares(64, 8))
+    run = ["--run.dir", str(directory / "old"), "--metrics.port", "0", "--train.total_kimg", "0.064", "--model.name", "mlp"]
+    assert train.main([*run, "--data.url", str(shard)]) == 0
+    _tar(shard, _squares(65, 8))
+    return [*run, "--data.url", str(shard)]
+
+
+def _a_file_in_the_way(directory: Path) -> Sequence[str]:
+    (directory / "file").write_text("")
+    return ["--run.dir", str(directory / "file" / "run")]
+
+
+def _not_a_run(directory: Path) -> Sequence[str]:
+    (directory / "thesis").mkdir()
+    (directory / "thesis" / "chapter-1.tex").write_text("all of my work")
+    return ["--run.dir", str(directory / "thesis"), "--run.overwrite"]
+
+
+def _with(*arguments: str) -> Prepare:
+    return lambda directory: arguments
+
+
+def _with_file(name: str, content: str, option: str = "--config") -> Prepare:
+    def prepare(directory: Path) -> Sequence[str]:
+        (directory / name).write_text(content)
+        return [option, str(directory / name)]
+
+    return prepare
+
+
+def _with_shard(members: dict[str, bytes], *arguments: str) -> Prepare:
+    return lambda directory: ["--data.url", str(_tar(directory / "x.tar", members)), *arguments]
+
+
+BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
+    "unknown flag": (_with("--train.batchsize", "12"), ["train.batchsize is not a setting; did you mean train.batch_size?"]),
+    "unknown section": (_with("--trian.batch_size", "12"), ["trian.batch_size is not a setting; did you mean train.batch_size?"]),
+    "unknown key in a file": (
+        _with_file("a.yaml", "penalty:\n  wieght: 3\n"),
+        ["penalty.wieght is not a setting; did you mean penalty.weight?"],
+    ),
+    "option of another model": (
+        _with("--model.name", "mlp", "--model.max_channels", "8"),
+        ["model.max_channels is not a setting"],
+    ),
+    "unknown model": (_with("--model.name", "dcgna"), ["model.name is 'dcgna'", "dcgan, mlp"]),
+    "a stray word": (_with("resume"), ["'resume' belongs to no setting", "--section.key value"]),
+    "wrong type": (_with("--train.batch_size", "many"), ["train.batch_size is 'many'", "valid integer"]),
+    "wrong type in a file": (_with_file("a.yaml", "train:\n  batch_size: [1]\n"), ["train.batch_size is [1]", "valid integer"]),
+    "not a number": (_with("--penalty.weight", "nan"), ["penalty.weight is 'nan'", "finite"]),
+    "out of range": (_with("--ema.half_life_kimg", "0"), ["ema.half_life_kimg is '0'", "greater than 0"]),
+    "no such choice": (_with("--loss.name", "l2"), ["loss.name is 'l2'", "'non_saturating', 'hinge' or 'wasserstein'"]),
+    "a section that is none": (_with_file("a.yaml", "train: 5\n"), ["train is 5, but it is a section"]),
+    "not a mapping": (_with_file("a.yaml", "- train\n"), ["a.yaml holds a list", "sections"]),
+    "not YAML": (_with_file("a.yaml", "train: {batch_size: 4"), ["a.yaml is not valid YAML", "line"]),
+    "no such file": (_with("--config", "nowhere.yaml"), ["--config nowhere.yaml cannot be read", "No such file"]),
+    "every bad value at once": (
+        _with("--train.batchsize", "12", "--train.total_kimg", "-1", "--loss.name", "l2", "--penalty.every", "x"),
+        ["train.batchsize is not a setting", "train.total_kimg is '-1'", "loss.name is 'l2'", "penalty.every is 'x'"],
+    ),
+    "a batch that does not divide": (
+        _with("--train.batch_size", "20", "--engine.accumulation_steps", "3"),
+        ["train.batch_size is 20", "1 ranks x engine.accumulation_steps 3", "multiple of 3"],
+    ),
+    "batch norm under a per-sample penalty": (
+        _with("--model.discriminator_norm", "batch"),
+        ["penalty.name is 'r1'", "set model.discriminator_norm to none or penalty.name to none"],
+    ),
+    "a critic without a Lipschitz penalty": (_with("--loss.name", "wasserstein"), ["loss.name is 'wasserstein'", "set penalty.name to wgan_gp"]),
+    "a size the model cannot make": (
+        _with("--data.resolution", "40"),
+        ["images are 40 pixels wide", "set data.resolution to 32 or model.name to mlp"],
+    ),
+    "settings, data and directory at once": (
+        _with("--train.batch_size", "3001", "--engine.accumulation_steps", "2", "--data.resolution", "40", "--run.dir", "/dev/null/x"),
+        ["does not divide", "holds only 1797 samples", "40 pixels", "run.dir is '/dev/null/x'"],
+    ),
+    "data that is not there": (_with("--data.url", "/nowhere/x-{000..003}.tar"), ["data.url is '/nowhere/x-{000..003}.tar'", "matches nothing"]),
+    "a directory without shards": (lambda directory: ["--data.url", str(directory)], ["data.url is", "holds no *.tar file"]),
+    "a remote address": (_with("--data.url", "s3://bucket/x.tar"), ["data.url is 's3://bucket/x.tar'", "only local files"]),
+    "not a tar": (_not_a_tar, ["x.tar is not a readable tar"]),
+    "no image": (_with_shard({"0.txt": b"a", "1.json": b"{}"}), ["x.tar holds no image"]),
+    "no label": (
+        _with_shard(_squares(64, 32) | {"9999.png": _png(32, 32)}, "--model.conditional"),
+        ["model.conditional is true, but sample 64 of", "set model.conditional to false"],
+    ),
+    "mixed sizes": (
+        _with_shard(_squares(64, 32) | {"9999.png": _png(48, 48)}),
+        ["data.resolution is null", "32 to 48 pixels", "set data.resolution"],
+    ),
+    "not square": (_with_shard({"0000.png": _png(32, 48)}), ["data.resolution is null", "set data.resolution"]),
+    "fewer samples than a batch": (
+        _with_shard(_squares(63, 32)),
+        ["train.batch_size is 64", "holds only 63 samples", "set train.batch_size"],
+    ),
+    "another configuration": (
+        _another_configuration,
+        ["train.batch_size is 32, but the run in", "has 64", "model.latent_size is 7", "has 100", "--run.overwrite"],
+    ),
+    "other data than the run's": (_changed_data, ["whose content has changed since the run in"]),
+    "a run directory below a file": (_a_file_in_the_way, ["run.dir is", "is a file; set run.dir to a directory"]),
+    "overwriting what is no run": (_not_a_run, ["run.overwrite is true", "holds something that is not a run"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_refused_with_a_sentence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare, expected = BAD_INPUTS[name]
+    arguments = prepare(tmp_path)
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(World, "process_group", lambda *_: pytest.fail("a process group was started"))
+        assert train.main(arguments) == 2
+    stderr = capsys.readouterr().err
+    assert all(part in stderr for part in expected), stderr
+    lines = stderr.strip().splitlines()
+    assert all(line.startswith("distgan.train: error: ") and line.endswith((".", "?")) for line in lines), stderr
+    assert not (tmp_path / "runs").exists(), "nothing is written before the refusal"
+
+
+def test_a_directory_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests may run as root, whom no permission stops: what access() says is what counts."""
+    real_access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and real_access(path, mode))
+    assert train.main(["--run.dir", str(tmp_path / "run")]) == 2
+    assert f"{tmp_path} cannot be written; set run.dir" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from distgan import run_directory
+    from distgan.files import locked
+
+    monkeypatch.setattr(run_directory, "LOCK_SECONDS", 0.2)
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run" / ".lock"):
+        assert train.main(["--run.dir", str(tmp_path / "run"), "--metrics.port", "0"]) == 2
+    assert "which another run holds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("variable", "value"), [("RANK", "one"), ("WORLD_SIZE", "-1")])
+def test_a_broken_environment(variable: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    assert train.main([]) == 2
+    assert f"environment variable {variable} is {value!r}" in capsys.readouterr().err
+
+
+def test_under_torchrun_one_rank_speaks(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "distgan.train"]
+    arguments = ["--run.dir", str(tmp_path / "run"), "--train.batch_size", "63", "--loss.name", "wasserstein"]
+    result = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1, "torchrun turns every failure into 1"
+    sentences = [line for line in result.stderr.splitlines() if "distgan.train: error:" in line]
+    assert len(sentences) == 2
+    assert "63, which does not divide by 2 ranks" in sentences[0]
+    assert "exitcode  : 2" in result.stderr
+    assert "distgan/train.py" not in result.stderr, "the traceback is torchrun's own, of none of our lines"

@@ -1,0 +1,113 @@
+"""Penalties against closed forms and against plain autograd in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+from distgan.models import MODELS
+from distgan.models.base import Discriminator, ImageShape
+from distgan.regularizers import PENALTIES, Penalty, exact_penalty, gradient_penalty, mix
+
+FORMULATIONS = ["double_backward", "forward_over_reverse"]
+
+
+class Quadratic(Discriminator):
+    """D(x) = a/2 |x|^2 + <b, x> + c: its input gradient is a x + b, so every penalty has a closed form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+        self.b = nn.Parameter(torch.randn(3 * 4 * 4, dtype=torch.float64))
+        self.c = nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        flat = images.flatten(1)
+        return self.a / 2 * flat.square().sum(1) + flat @ self.b + self.c
+
+
+def _gradients(network: nn.Module, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+    return dict(zip(names, gradients, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("center", [0.0, 1.0])
+def test_closed_form(center: float, formulation) -> None:
+    network = Quadratic()
+    images = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    value, norms = exact_penalty(network, images, None, center, 2.5, formulation)
+    g = network.a.detach() * images.flatten(1) + network.b.detach()  # [5, 48]
+    r = g.norm(dim=1)
+    torch.testing.assert_close(norms, r)
+    torch.testing.assert_close(value.detach(), 2.5 * (r - center).square().mean())
+    gradients = _gradients(network, value)
+    pull = 2.5 * 2 / 5 * ((r - center) / r)[:, None] * g  # dP/dg, [5, 48]
+    torch.testing.assert_close(gradients["a"], (pull * images.flatten(1)).sum())
+    torch.testing.assert_close(gradients["b"], pull.sum(0))
+    assert gradients["c"] == 0
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("model", MODELS)
+def test_models_against_plain_autograd(model: str, penalty: str, formulation, conditional: bool) -> None:
+    options = MODELS[model].Options()
+    _, discriminator = MODELS[model].build(options, ImageShape(1, 8), 3 if conditional else None)
+    discriminator.double()
+    images = torch.rand(6, 1, 8, 8, dtype=torch.float64) * 2 - 1
+    labels = torch.arange(6) % 3 if conditional else None
+    chosen = PENALTIES[penalty](4.0, 1, formulation)
+    value, _ = exact_penalty(discriminator, images, labels, chosen.center, chosen.weight, chosen.formulation)
+
+    x = images.clone().requires_grad_()
+    per_image = []  # one image at a time, so that no sum over images can hide a mistake
+    for number in range(6):
+        label = None if labels is None else labels[number : number + 1]
+        (gradient,) = torch.autograd.grad(discriminator(x[number : number + 1], label).sum(), x, create_graph=True)
+        norm = gradient[number].square().sum().sqrt()
+        per_image.append(4.0 / 2 * norm**2 if penalty == "r1" else 4.0 * (norm - 1) ** 2)
+    expected = torch.stack(per_image).mean()
+
+    torch.testing.assert_close(value, expected)
+    actual_gradients, expected_gradients = _gradients(discriminator, value), _gradients(discriminator, expected)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(actual_gradients[name], gradient, rtol=1e-10, atol=1e-14, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("center", [0.0, 1.0])
+def test_no_nan_where_the_input_gradient_is_zero(center: float) -> None:
+    gradients = torch.randn(3, 1, 2, 2, dtype=torch.float64)
+    gradients[1] = 0
+    gradients.requires_grad_()
+    value, norms = gradient_penalty(gradients, center, 1.0)
+    (slope,) = torch.autograd.grad(value, gradients, create_graph=True)
+    slope.square().sum().backward()
+    assert norms[1] == 0
+    assert (slope[1] == 0).all()
+    assert gradients.grad is not None
+    assert gradients.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("center", [0.0, 1.0])
+def test_first_and_second_derivative_of_the_penalty(center: float) -> None:
+    gradients = torch.randn(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda g: gradient_penalty(g, center, 1.7)[0], gradients)
+    assert torch.autograd.gradgradcheck(lambda g: gradient_penalty(g, center, 1.7)[0], gradients)
+
+
+def test_mixture_takes_the_share_of_each_image() -> None:
+    real, fake = torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2)
+    mixed = mix(real, fake, torch.tensor([0.0, 0.25, 1.0]))
+    assert mixed[:, 0, 0, 0].tolist() == [0.0, 0.25, 1.0]
+
+
+def test_weights_follow_the_papers() -> None:
+    assert PENALTIES["r1"](10.0, 16, "double_backward") == Penalty("real", 0.0, 5.0, 16, "double_backward")
+    assert PENALTIES["wgan_gp"](10.0, 1, "double_backward") == Penalty("mixture", 1.0, 10.0, 1, "double_backward")
