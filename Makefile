@@ -1,14 +1,14 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# Processes of `make train`; the default is one per GPU, or 2 on the CPU. Read after the set-up, hence the shell's $$( ).
-NPROC = $$(.venv/bin/python -c 'import torch; print(torch.cuda.device_count() or 2)')
+# Processes of `make train`: one per GPU, or 2 on the CPU. The shell asks torch, as make reads this before there is a .venv.
+NPROC ?= $$(.venv/bin/python -c 'import torch; print(torch.cuda.device_count() or 2)')
 ARGS =
 CSRC = $(foreach extension,cpp cu cuh h,$(wildcard csrc/*.$(extension) csrc/*/*.$(extension)))
 
 .PHONY: train
 train: setup ## train on the embedded digits, or resume; pictures in runs/digits-dcgan/samples (NPROC=4 ARGS='--run.dir runs/a')
-	OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc_per_node $(NPROC) -m distgan.train $(ARGS)
+	@nproc=$(NPROC); set -x; OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc_per_node $$nproc -m distgan.train $(ARGS)
 
 .PHONY: test
 test: setup ## the tests, without the slow ones of test-faults

@@ -121,7 +121,9 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
 
     randomness = Randomness(config.run.seed)
     layout = BatchLayout(config.train.batch_size, config.engine.accumulation_steps, world.size, world.rank)
-    generator, discriminator = (network.to(world.device) for network in build_networks(config, preflight.images, preflight.num_classes))
+    generator, discriminator = build_networks(config, preflight.images, preflight.num_classes)
+    generator.to(world.device)
+    discriminator.to(world.device)
     loss = LOSSES[config.loss.name]
     discriminator_phase = DiscriminatorPhase(discriminator, generator, loss, build_penalty(config))
     generator_phase = GeneratorPhase(generator, discriminator, loss)
@@ -191,6 +193,6 @@ def _load(directory: RunDirectory, step: int) -> checkpoint.Checkpoint:
         return checkpoint.load(directory.checkpoints, step)
     except FileNotFoundError:
         raise InputError(
-            f"run.dir is {str(directory.path)!r}, where rank 0 finds checkpoint {step} but this rank does not; put run.dir on a file system "
-            "that all nodes share."
+            f"run.dir is {str(directory.path)!r}, where rank 0 finds checkpoint {step} but this rank does not; "
+            "put run.dir on a file system that all nodes share."
         ) from None

@@ -1,10 +1,10 @@
 """Checkpoints: safetensors + JSON + a checksum per file, in a directory that is written aside and renamed. No pickle.
 
-    checkpoints/step-00001250/
-        generator.safetensors  discriminator.safetensors  ema.safetensors
-        generator_optimizer.safetensors  discriminator_optimizer.safetensors
-        state.json       counters, data position, seed, versions
-        checksums.json   SHA-256 of every other file
+checkpoints/step-00001250/
+    generator.safetensors  discriminator.safetensors  ema.safetensors
+    generator_optimizer.safetensors  discriminator_optimizer.safetensors
+    state.json       counters, data position, seed, versions
+    checksums.json   SHA-256 of every other file
 """
 
 import json

@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError, create_model
@@ -42,7 +43,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
         raise InputError(f"model.name is {model_name!r}, which is not a model; set model.name to one of {', '.join(sorted(MODELS))}.")
     flags, unknown = _parse_flags(config_class(model_name), arguments)
     values = _merged(values, flags)
-    known = flatten(config_class(model_name)().model_dump())
+    known = flatten(config_class(model_name).model_validate({}).model_dump())
     problems = _unknown_flags(unknown, known)
     if first.config:
         values = _merged({"run": {"dir": f"runs/{first.config[-1].stem}"}}, values)
@@ -65,7 +66,7 @@ def validate(values: dict) -> TrainConfig:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        known = flatten(cls().model_dump())
+        known = flatten(cls.model_validate({}).model_dump())
         raise InputError([_sentence(details, known) for details in error.errors()]) from None
 
 
@@ -121,7 +122,7 @@ def _parse_flags(cls: type[TrainConfig], arguments: Sequence[str]) -> tuple[dict
         allow_abbrev=False,
         parents=[_program_options()],
     )
-    settings_class = create_model("Flags", __base__=(cls, BaseSettings))
+    settings_class: Any = create_model("Flags", __base__=(cls, BaseSettings))
     source = CliSettingsSource(
         settings_class,
         root_parser=parser,

@@ -6,7 +6,7 @@ to validate with depends on `model.name`: `config_class(name)` gives it.
 """
 
 import functools
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -30,123 +30,121 @@ class Run(Section):
     """Where the run lives and what makes it repeatable."""
 
     dir: str = Field(
-        f"runs/{DEFAULT_RECIPE}", min_length=1, description="directory of the run; with --config: runs/<name of the last such file>"
+        default=f"runs/{DEFAULT_RECIPE}", min_length=1, description="directory of the run; with --config: runs/<name of the last such file>"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random number of the run")
-    overwrite: bool = Field(False, description="move an existing run at run.dir aside and start afresh")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of every random number of the run")
+    overwrite: bool = Field(default=False, description="move an existing run at run.dir aside and start afresh")
 
 
 class Train(Section):
     """How long to train and with what batches."""
 
-    total_kimg: float = Field(150.0, gt=0, description="length of the run in thousands of real images shown to the discriminator")
-    batch_size: int = Field(64, ge=1, description="images per step over all ranks and accumulation steps together")
-    discriminator_steps: int = Field(1, ge=1, description="discriminator steps (one real batch each) per generator step")
+    total_kimg: float = Field(default=150.0, gt=0, description="length of the run in thousands of real images shown to the discriminator")
+    batch_size: int = Field(default=64, ge=1, description="images per step over all ranks and accumulation steps together")
+    discriminator_steps: int = Field(default=1, ge=1, description="discriminator steps (one real batch each) per generator step")
 
 
 class Data(Section):
     """The training images."""
 
     url: str = Field(
-        "digits",
+        default="digits",
         min_length=1,
         description="'digits' (embedded), or a directory, a tar file or a brace pattern of WebDataset shards",
     )
     resolution: int | None = Field(
-        None, ge=4, description="side in pixels to which images are scaled and centre-cropped; null: the images' own size"
+        default=None, ge=4, description="side in pixels to which images are scaled and centre-cropped; null: the images' own size"
     )
-    num_workers: int = Field(2, ge=1, description="threads per rank that read and decode images")
-    shuffle_window: int = Field(16, ge=1, description="number of shards whose samples are shuffled together")
+    num_workers: int = Field(default=2, ge=1, description="threads per rank that read and decode images")
+    shuffle_window: int = Field(default=16, ge=1, description="number of shards whose samples are shuffled together")
 
 
 class Loss(Section):
     """The adversarial loss."""
 
     name: Literal["non_saturating", "hinge", "wasserstein"] = Field(
-        "non_saturating", description="non_saturating (softplus), hinge or wasserstein"
+        default="non_saturating", description="non_saturating (softplus), hinge or wasserstein"
     )
 
 
 class Penalty(Section):
     """The discriminator's exact gradient penalty."""
 
-    name: Literal["none", "r1", "wgan_gp"] = Field("r1", description="none, r1 (on real images) or wgan_gp (between real and fake)")
-    weight: float = Field(0.1, ge=0, description="gamma of R1 (the penalty is gamma/2 |g|^2) or lambda of WGAN-GP")
-    every: int = Field(4, ge=1, description="discriminator steps from one penalty to the next; the weight is multiplied by it")
+    name: Literal["none", "r1", "wgan_gp"] = Field(default="r1", description="none, r1 (on real images) or wgan_gp (between real and fake)")
+    weight: float = Field(default=0.5, ge=0, description="gamma of R1 (the penalty is gamma/2 |g|^2) or lambda of WGAN-GP")
+    every: int = Field(default=4, ge=1, description="discriminator steps from one penalty to the next; the weight is multiplied by it")
     formulation: Literal["auto", "double_backward", "forward_over_reverse"] = Field(
-        "auto", description="how the exact gradient is computed; auto takes double_backward"
+        default="auto", description="how the exact gradient is computed; auto takes double_backward"
     )
 
 
 class Optimizer(Section):
     """Adam."""
 
-    learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
-    beta1: float = Field(0.5, ge=0, lt=1, description="decay of the first moment, per step")
-    beta2: float = Field(0.99, ge=0, lt=1, description="decay of the second moment, per step")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    learning_rate: float = Field(default=1e-3, gt=0, description="step size of Adam")
+    beta1: float = Field(default=0.5, ge=0, lt=1, description="decay of the first moment, per step")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="decay of the second moment, per step")
+    eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
 
 
 class Ema(Section):
     """The exponential moving average of the generator's weights."""
 
-    half_life_kimg: float = Field(5.0, gt=0, description="half-life of the average in thousands of images")
-    ramp_up: float = Field(
-        0.05, gt=0, description="at the start the half-life is at most this fraction of the images seen so far"
-    )
+    half_life_kimg: float = Field(default=5.0, gt=0, description="half-life of the average in thousands of images")
+    ramp_up: float = Field(default=0.05, gt=0, description="at the start the half-life is at most this fraction of the images seen so far")
 
 
 class EngineOptions(Section):
     """How the ranks work together."""
 
-    name: Literal["ddp"] = Field("ddp", description="ddp: torch's DistributedDataParallel (nothing is wrapped on one rank)")
-    accumulation_steps: int = Field(1, ge=1, description="micro-batches per step; lowers memory, not speed")
-    timeout_seconds: float = Field(600.0, gt=0, description="how long a rank waits for the others before it gives up, in seconds")
+    name: Literal["ddp"] = Field(default="ddp", description="ddp: torch's DistributedDataParallel (nothing is wrapped on one rank)")
+    accumulation_steps: int = Field(default=1, ge=1, description="micro-batches per step; lowers memory, not speed")
+    timeout_seconds: float = Field(default=600.0, gt=0, description="how long a rank waits for the others before it gives up, in seconds")
 
 
 class Checkpoint(Section):
     """What is kept of the run so that it can go on."""
 
-    every_kimg: float = Field(20.0, gt=0, description="thousands of images from one checkpoint to the next")
-    keep: int = Field(3, ge=1, description="number of newest checkpoints that are kept")
+    every_kimg: float = Field(default=20.0, gt=0, description="thousands of images from one checkpoint to the next")
+    keep: int = Field(default=3, ge=1, description="number of newest checkpoints that are kept")
 
 
 class Metrics(Section):
     """What the run tells of itself."""
 
-    host: str = Field("127.0.0.1", min_length=1, description="address on which each rank serves Prometheus metrics")
-    port: int = Field(9400, ge=0, le=65000, description="port of local rank 0's metrics; rank k of a node serves port + k; 0: none")
-    log_every_kimg: float = Field(1.0, gt=0, description="thousands of images from one line of log.jsonl to the next")
-    samples_every_kimg: float = Field(10.0, gt=0, description="thousands of images from one sample grid to the next")
-    num_sample_images: int = Field(80, ge=1, le=4096, description="images in a sample grid")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address on which each rank serves Prometheus metrics")
+    port: int = Field(default=9400, ge=0, le=65000, description="port of local rank 0's metrics; rank k of a node serves port + k; 0: none")
+    log_every_kimg: float = Field(default=1.0, gt=0, description="thousands of images from one line of log.jsonl to the next")
+    samples_every_kimg: float = Field(default=10.0, gt=0, description="thousands of images from one sample grid to the next")
+    num_sample_images: int = Field(default=80, ge=1, le=4096, description="images in a sample grid")
 
 
 class TrainConfig(Section):
     """distgan.train: train a GAN. The same command again resumes the run."""
 
-    run: Annotated[Run, Field(default_factory=Run)]
-    train: Annotated[Train, Field(default_factory=Train)]
-    data: Annotated[Data, Field(default_factory=Data)]
+    run: Run = Run()
+    train: Train = Train()
+    data: Data = Data()
     model: ModelOptions
-    loss: Annotated[Loss, Field(default_factory=Loss)]
-    penalty: Annotated[Penalty, Field(default_factory=Penalty)]
-    generator_optimizer: Annotated[Optimizer, Field(default_factory=Optimizer)]
-    discriminator_optimizer: Annotated[Optimizer, Field(default_factory=Optimizer)]
-    ema: Annotated[Ema, Field(default_factory=Ema)]
-    engine: Annotated[EngineOptions, Field(default_factory=EngineOptions)]
-    checkpoint: Annotated[Checkpoint, Field(default_factory=Checkpoint)]
-    metrics: Annotated[Metrics, Field(default_factory=Metrics)]
+    loss: Loss = Loss()
+    penalty: Penalty = Penalty()
+    generator_optimizer: Optimizer = Optimizer()
+    discriminator_optimizer: Optimizer = Optimizer()
+    ema: Ema = Ema()
+    engine: EngineOptions = EngineOptions()
+    checkpoint: Checkpoint = Checkpoint()
+    metrics: Metrics = Metrics()
 
 
 @functools.cache
 def config_class(model_name: str) -> type[TrainConfig]:
     """`TrainConfig` with the section that the model `model_name` (a key of `MODELS`) declares."""
-    options = MODELS[model_name].Options
+    options: Any = MODELS[model_name].Options
     return create_model(
         "TrainConfig",
         __base__=TrainConfig,
         __doc__=TrainConfig.__doc__,
-        model=(options, Field(default_factory=options)),
+        model=(options, options()),
     )
 
 

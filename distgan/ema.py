@@ -1,4 +1,4 @@
-"""The exponential moving average of the generator, by which images are made (Yazıcı et al. 2019, arXiv 1806.04498)."""
+"""The exponential moving average of the generator, by which images are made (Yazici et al. 2019, arXiv 1806.04498)."""
 
 import copy
 
@@ -32,6 +32,8 @@ class Ema:
         average, current = self.network.state_dict(), generator.state_dict()
         floating = [name for name, value in average.items() if value.is_floating_point()]
         share = 1 - self.decay(num_images, images_per_update)
-        torch._foreach_lerp_([average[name] for name in floating], [current[name] for name in floating], share)
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            [average[name] for name in floating], [current[name] for name in floating], share
+        )
         for name in average.keys() - set(floating):
             average[name].copy_(current[name])

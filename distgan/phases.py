@@ -8,6 +8,7 @@ parameter, and only there do the ranks exchange gradients.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +18,23 @@ from distgan.losses import Loss
 from distgan.models.base import Discriminator, Generator
 from distgan.regularizers import Penalty, exact_penalty, mix
 
+Network = TypeVar("Network", bound=nn.Module)
 Statistics = dict[str, Tensor]  # detached scalars: means over the micro-batch
 
 
-class Phase(nn.Module):
+class Phase(nn.Module, Generic[Network]):
     """`forward(part, batch) -> (a scalar to backpropagate, statistics)`; trains `network` and nothing else."""
 
-    network: nn.Module
+    network: Network
 
     def forward(self, part: str, batch: Batch) -> tuple[Tensor, Statistics]:
         raise NotImplementedError
 
 
-class DiscriminatorPhase(Phase):
+class DiscriminatorPhase(Phase[Discriminator]):
     """Parts: `penalty` (its own forward, only when due, first) and `loss` (touches every parameter, last)."""
+
+    generator: Generator
 
     def __init__(self, discriminator: Discriminator, generator: Generator, loss: Loss, penalty: Penalty | None) -> None:
         super().__init__()
@@ -54,7 +58,8 @@ class DiscriminatorPhase(Phase):
 
     def penalty(self, batch: Batch) -> tuple[Tensor, Statistics]:
         penalty = self.gradient_penalty
-        assert penalty is not None and batch.fake_images is not None
+        assert penalty is not None
+        assert batch.fake_images is not None
         real = penalty.on == "real"
         images = batch.real_images if real else mix(batch.real_images, batch.fake_images, batch.interpolation)
         value, norms = exact_penalty(self.network, images, batch.real_labels, penalty.center, penalty.weight, penalty.formulation)
@@ -70,8 +75,10 @@ class DiscriminatorPhase(Phase):
         return loss, {name: value.detach() for name, value in statistics.items()}
 
 
-class GeneratorPhase(Phase):
+class GeneratorPhase(Phase[Generator]):
     """One part, `loss`. Run it while the discriminator is `frozen`."""
+
+    discriminator: Discriminator
 
     def __init__(self, generator: Generator, discriminator: Discriminator, loss: Loss) -> None:
         super().__init__()

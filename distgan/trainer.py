@@ -81,6 +81,7 @@ class Trainer:
 
     def iterate(self) -> None:
         """One iteration: the discriminator's steps, the generator's, the average's."""
+        batches: list[Batch] = []
         with self._timed("discriminator"):
             for number in range(self.state.discriminator_steps):
                 batches = self._discriminator_step(self.state.discriminator_step + number)
@@ -102,9 +103,9 @@ class Trainer:
         engine = self.generator_engine
         with frozen(self.discriminator_phase.network):
             for micro_batch, batch in enumerate(batches):
-                draws = self._draw("generator", self.state.iteration, micro_batch)
-                last = micro_batch == len(batches) - 1
-                self.reporter.add(engine.backward("loss", replace(batch, fake_images=None, **draws), last=last))
+                latents, labels = self._draw("generator", self.state.iteration, micro_batch)
+                batch = replace(batch, latents=latents, fake_labels=labels, fake_images=None)
+                self.reporter.add(engine.backward("loss", batch, last=micro_batch == len(batches) - 1))
         self._count("generator", engine.step())
 
     def _next_batch(self, step: int, micro_batch: int) -> Batch:
@@ -112,16 +113,16 @@ class Trainer:
         images = to_float(real.images.to(device, non_blocking=True))
         labels = None if self.num_classes is None else real.labels.to(device, non_blocking=True)
         interpolation = self.randomness.uniform("interpolation", step, self.layout.batch_size)[self.layout.positions(micro_batch)]
-        return Batch(images, labels, interpolation=interpolation.to(device), **self._draw("discriminator", step, micro_batch))
+        return Batch(images, labels, *self._draw("discriminator", step, micro_batch), interpolation.to(device))
 
-    def _draw(self, phase: str, index: int, micro_batch: int) -> dict[str, torch.Tensor | None]:
+    def _draw(self, phase: str, index: int, micro_batch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Latents and labels for fakes: drawn for the global batch, of which this rank keeps its slice."""
         positions, size, device = self.layout.positions(micro_batch), self.layout.batch_size, self.world.device
         latents = self.randomness.normal(f"{phase}.latents", index, size, self.generator_phase.network.latent_size)
         labels = None
         if self.num_classes is not None:
             labels = self.randomness.integers(f"{phase}.labels", index, size, self.num_classes)[positions].to(device)
-        return {"latents": latents[positions].to(device), "fake_labels": labels}
+        return latents[positions].to(device), labels
 
     def _count(self, network: str, result: StepResult) -> None:
         self.reporter.add({f"{network}_gradient_norm": result.gradient_norm, f"{network}_skipped_share": result.skipped})
@@ -194,7 +195,9 @@ class Trainer:
         }
         try:
             with self.exporter.checkpoint_seconds.time():
-                checkpoint.save(self.directory.checkpoints, self.state.iteration, Checkpoint(tensors, state), self.schedule.keep_checkpoints)
+                checkpoint.save(
+                    self.directory.checkpoints, self.state.iteration, Checkpoint(tensors, state), self.schedule.keep_checkpoints
+                )
         except OSError:
             self.exporter.checkpoint_failures.inc()
             raise

@@ -34,7 +34,9 @@ class DigitClassifier:
         """[N, 32, 32] uint8."""
         probabilities = self._classifier.predict_proba(_features(images))  # [N, 10]
         labels, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-        return Judgement(np.bincount(labels, minlength=10) / len(labels), float((confidence > 0.8).mean()), float(confidence.mean()), labels)
+        return Judgement(
+            np.bincount(labels, minlength=10) / len(labels), float((confidence > 0.8).mean()), float(confidence.mean()), labels
+        )
 
 
 def _features(images: np.ndarray) -> np.ndarray:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import webdataset
 from PIL import Image
+from webdataset.compat import WebDataset
+from webdataset.writer import ShardWriter, TarWriter
 
 Member = tuple[str, bytes]  # name, content
 
@@ -62,7 +63,7 @@ def write_tar(path: Path, members: Iterable[Member], format: int = tarfile.GNU_F
 
 def write_webdataset(path: Path, members: Iterable[Member]) -> Path:
     """Write members, grouped by key, with webdataset's TarWriter."""
-    with webdataset.TarWriter(str(path), mtime=0, encoder=False) as writer:
+    with TarWriter(str(path), mtime=0, encoder=False) as writer:
         for sample in _grouped(members):
             writer.write(sample)
     return path
@@ -70,7 +71,7 @@ def write_webdataset(path: Path, members: Iterable[Member]) -> Path:
 
 def write_shard_writer(directory: Path, members: Iterable[Member], samples_per_shard: int) -> list[Path]:
     """Write members, grouped by key, into several shards with webdataset's ShardWriter."""
-    with webdataset.ShardWriter(str(directory / "%06d.tar"), maxcount=samples_per_shard, verbose=0, encoder=False) as writer:
+    with ShardWriter(str(directory / "%06d.tar"), maxcount=samples_per_shard, verbose=0, encoder=False) as writer:
         for sample in _grouped(members):
             writer.write(sample)
     return sorted(directory.glob("*.tar"))
@@ -97,7 +98,7 @@ def read_tar(path: Path) -> list[Sample]:
 def read_webdataset(paths: Path | Sequence[Path]) -> list[dict]:
     """The samples of shards as webdataset yields them, not decoded."""
     names = [str(path) for path in ([paths] if isinstance(paths, Path) else paths)]
-    return list(webdataset.WebDataset(names, shardshuffle=False))
+    return list(WebDataset(names, shardshuffle=False))
 
 
 def member_offsets(path: Path) -> dict[str, tuple[int, int]]:

@@ -43,15 +43,14 @@ def load_images() -> tuple[np.ndarray, np.ndarray]:
     """Images [1797, 32, 32] uint8 (0 is paper, 255 ink) and labels [1797] int64."""
     from sklearn.datasets import load_digits  # a second of import that only packing needs
 
-    digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8], 0 to 16 in the source
+    pixels, labels = load_digits(return_X_y=True)  # [1797, 64] with values 0 to 16, [1797]
+    grey = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     large = [Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for image in grey]
-    return np.stack([np.asarray(image) for image in large]), digits.target.astype(np.int64)
+    return np.stack([np.asarray(image) for image in large]), labels.astype(np.int64)
 
 
 def _samples() -> list[Sample]:
     images, labels = load_images()
     return [
-        Sample(f"{number:06d}", encode_png(image), int(label))
-        for number, (image, label) in enumerate(zip(images, labels, strict=True))
+        Sample(f"{number:06d}", encode_png(image), int(label)) for number, (image, label) in enumerate(zip(images, labels, strict=True))
     ]

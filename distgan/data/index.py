@@ -21,6 +21,8 @@ from distgan.files import write_atomically
 IMAGE_EXTENSIONS = frozenset({"png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm"})
 LABEL_EXTENSION = "cls"
 NO_LABEL = -1
+# What Pillow raises on damaged bytes, by format.
+UNREADABLE_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 # One sample; little-endian, saved as .npy without pickle and memory-mapped.
 SAMPLE = np.dtype(
@@ -50,6 +52,7 @@ class ShardRecord:
     min_side: int
     max_side: int
     num_not_square: int
+    index_crc32: int  # of the index file: the other half of this record
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -71,6 +74,7 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
     content = io.BytesIO()
     np.save(content, table, allow_pickle=False)
     write_atomically(index_path(shard, index_directory), content.getvalue())
+    index_crc32 = zlib.crc32(content.getvalue())
     labelled = table["label"][table["label"] != NO_LABEL]
     sides = np.concatenate([table["width"], table["height"]])
     return ShardRecord(
@@ -84,6 +88,7 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
         min_side=int(sides.min()),
         max_side=int(sides.max()),
         num_not_square=int((table["width"] != table["height"]).sum()),
+        index_crc32=index_crc32,
     )
 
 
@@ -103,7 +108,9 @@ def _read_samples(shard: Path) -> list[tuple]:
         try:
             tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
             samples = _samples(shard, tar)
-        except tarfile.TarError as error:
+        except InputError:
+            raise
+        except (tarfile.TarError, ValueError, OverflowError) as error:
             raise InputError(f"{shard} is not a readable tar ({error}); pack it again or take it out of data.url.") from None
         _check_end(shard, file, tar.offset)
     if not samples:
@@ -117,10 +124,12 @@ def _samples(shard: Path, tar: tarfile.TarFile) -> list[tuple]:
     seen: set[str] = set()
     key, members = None, {}
     for member in tar:
-        if not member.isfile():
-            continue
         folder, _, name = member.name.rpartition("/")
         stem, _, extension = name.partition(".")
+        if member.isdir() or not stem:  # hidden files, such as macOS's ._NAME between the members, are no samples
+            continue
+        if not member.isfile():
+            raise InputError(f"{shard} holds {member.name!r}, which is a link or a device; pack it again with plain files.")
         member_key = f"{folder}/{stem}"
         if member_key != key:
             if key is not None:
@@ -146,8 +155,9 @@ def _sample(shard: Path, tar: tarfile.TarFile, key: str, members: dict[str, tarf
     payload = _read_member(shard, tar, images[0])
     try:
         with Image.open(io.BytesIO(payload)) as image:
+            image.load()  # half an image has a whole header
             width, height, mode = *image.size, image.mode
-    except (OSError, Image.DecompressionBombError) as error:
+    except UNREADABLE_IMAGE as error:
         raise InputError(f"{shard} holds {images[0].name!r}, which is not a readable image ({error}); pack it again.") from None
     if max(width, height) > np.iinfo(np.uint16).max:
         raise InputError(f"{shard} holds {images[0].name!r} of {width}x{height} pixels; scale it below 65,536 a side.")
@@ -159,19 +169,16 @@ def _sample(shard: Path, tar: tarfile.TarFile, key: str, members: dict[str, tarf
 def _label(shard: Path, tar: tarfile.TarFile, key: str, member: tarfile.TarInfo | None) -> int:
     if member is None:
         return NO_LABEL
-    text = _read_member(shard, tar, member)[:32]
-    if not text.strip().isdigit() or int(text) >= 2**31:
-        raise InputError(f"{shard} holds the label {text!r} in the sample {key!r}; make its .{LABEL_EXTENSION} a whole number from 0.")
+    text = _read_member(shard, tar, member)
+    if len(text) > 32 or not text.strip().isdigit() or int(text) >= 2**31:
+        raise InputError(f"{shard} holds the label {text[:32]!r} in the sample {key!r}; make its .{LABEL_EXTENSION} a whole number from 0.")
     return int(text)
 
 
 def _read_member(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.issparse():
         raise InputError(f"{shard} holds {member.name!r} as a sparse file; pack it again as a plain one.")
-    file = tar.fileobj
-    assert file is not None
-    file.seek(0, io.SEEK_END)
-    if member.offset_data + member.size > file.tell():
+    if member.offset_data + member.size > shard.stat().st_size:
         raise InputError(f"{shard} ends inside {member.name!r}: it is cut short; copy or pack it again.")
     extracted = tar.extractfile(member)
     assert extracted is not None, "only regular members are read"
@@ -188,3 +195,5 @@ def _check_end(shard: Path, file: io.BufferedReader, offset: int) -> None:
         rest_bytes += len(block)
     if rest_bytes < 2 * tarfile.BLOCKSIZE:
         raise InputError(f"{shard} ends at byte {offset} without the end mark of a tar: it is cut short; copy or pack it again.")
+    if rest_bytes > 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE:  # more than any padding: a hole that a crash left, most likely
+        raise InputError(f"{shard} holds {rest_bytes} zero bytes after byte {offset}, where it should end; copy or pack it again.")

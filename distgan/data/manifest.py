@@ -35,6 +35,10 @@ class Shard:
     index_directory: Path
     record: ShardRecord
 
+    @property
+    def index_file(self) -> Path:
+        return index.index_path(self.path, self.index_directory)
+
     def load_index(self) -> np.ndarray:
         """The samples as a memory-mapped array of `index.SAMPLE`."""
         return index.load_index(self.path, self.index_directory)
@@ -113,12 +117,17 @@ def _open_directory(directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
         records = _read_records(index_directory)
         stale = [path for path in dict.fromkeys(paths) if _is_stale(path, index_directory, records.get(path.name))]
         if stale:
+            # The old records go first: an index of the new shard beside a record of the old one would look right.
+            stale_names = {path.name for path in stale}
+            current = {name for name in records.keys() - stale_names if not _is_stale(directory / name, index_directory, records[name])}
+            records = {name: records[name] for name in sorted(current)}
+            _write_records(index_directory, records)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 indexed = pool.map(lambda path: index.index_shard(path, index_directory), stale)
                 # disable=None: no bar where nobody watches
                 for record in tqdm(indexed, total=len(stale), desc=f"indexing {directory.name}", unit="shard", disable=None):
                     records[record.name] = record
-            _write_records(index_directory, [records[name] for name in sorted(records)])
+            _write_records(index_directory, records)
     return {path.name: Shard(path, index_directory, records[path.name]) for path in paths}
 
 
@@ -141,7 +150,7 @@ def _index_directory(directory: Path) -> Path:
 def _is_stale(path: Path, index_directory: Path, record: ShardRecord | None) -> bool:
     """Whether the shard must be read again. A newer time alone (a copy) is settled by the checksum."""
     index_file = index.index_path(path, index_directory)
-    if record is None or not index_file.is_file() or path.stat().st_size != record.bytes:
+    if record is None or not path.is_file() or not index_file.is_file() or path.stat().st_size != record.bytes:
         return True
     if path.stat().st_mtime_ns <= index_file.stat().st_mtime_ns:
         return False
@@ -159,11 +168,14 @@ def _read_records(directory: Path) -> dict[str, ShardRecord]:
     except FileNotFoundError:
         records = []
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"The manifest in {directory} cannot be read ({error}); remove its manifest.json to index the shards anew.") from None
+        raise InputError(
+            f"The manifest in {directory} cannot be read ({error}); remove its manifest.json to index the shards anew."
+        ) from None
     return {record.name: record for record in records}
 
 
-def _write_records(directory: Path, records: Sequence[ShardRecord]) -> None:
+def _write_records(directory: Path, by_name: dict[str, ShardRecord]) -> None:
+    records = [by_name[name] for name in sorted(by_name)]
     lines = "".join(json.dumps(record.as_dict()) + "\n" for record in records)
     totals = {
         "version": VERSION,
@@ -171,7 +183,7 @@ def _write_records(directory: Path, records: Sequence[ShardRecord]) -> None:
         "num_shards": len(records),
         "num_samples": sum(record.num_samples for record in records),
         "bytes": sum(record.bytes for record in records),
-        "num_classes": max(record.num_classes for record in records),
+        "num_classes": max((record.num_classes for record in records), default=0),
     }
     write_atomically(directory / "shards.jsonl", lines.encode())
     write_atomically(directory / "manifest.json", (json.dumps(totals, indent=2) + "\n").encode())

@@ -35,6 +35,7 @@ def write_shards(samples: Iterable[Sample], directory: Path, samples_per_shard: 
     from webdataset.writer import TarWriter  # a second of import that only packing needs
 
     aside = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that had this number before us
     aside.mkdir(parents=True)
     try:
         for shard, group in groupby(enumerate(samples), key=lambda item: item[0] // samples_per_shard):

@@ -3,7 +3,7 @@
 Samples are numbered by the order of their shards. Each epoch cuts them into equal blocks of the mean shard's length
 (starting at another block each epoch, so that the one short block is not always the same samples), visits the blocks in a
 pseudo-random order, and shuffles the samples of `shuffle_window` consecutive blocks together: reads stay near each other,
-and no rank keeps a shard. Every permutation is a keyed Feistel network with cycle walking (Black & Rogaway 2002, "Ciphers with
+and no rank keeps a shard. A permutation is a keyed Feistel network with cycle walking (Black & Rogaway 2002, "Ciphers with
 arbitrary finite domains"), so any position is found in constant time and memory; the only table is one number a shard.
 """
 
@@ -12,6 +12,7 @@ import hashlib
 import numpy as np
 
 ROUNDS = 8
+SMALL = 64
 _MIX_1, _MIX_2, _GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -62,16 +63,34 @@ class SamplePlan:
 def permute(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Map each value in [0, size) to another in [0, size), one to one for each (size, key).
 
-    All [n] uint64. An unbalanced Feistel network on the least power of two that holds `size`, walked until it lands inside.
+    All [n] uint64. Up to SMALL values are ranked by a hash of each, which makes every order as likely; there a Feistel
+    network of a few bits would favour some.
     """
-    bits = np.ceil(np.log2(np.maximum(sizes, 1).astype(np.float64))).astype(np.uint64)
-    bits += (np.uint64(1) << bits) < sizes  # log2 rounds; sizes below 2^52 are exact
     keys = np.broadcast_to(keys, values.shape)
+    result = np.empty_like(values)
+    small = sizes <= SMALL
+    result[small] = _rank_by_hash(values[small], sizes[small], keys[small])
+    result[~small] = _walk(values[~small], sizes[~small], keys[~small])
+    return result
+
+
+def _rank_by_hash(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The rank of each value's hash among the hashes of all of its range."""
+    everything = np.arange(SMALL, dtype=np.uint64)
+    hashes = _mix(_mix(keys)[:, None] + everything)  # [n, SMALL]; _mix is one to one, so no two are equal
+    own = np.take_along_axis(hashes, values[:, None].astype(np.int64), axis=1)
+    return ((hashes < own) & (everything < sizes[:, None])).sum(axis=1).astype(np.uint64)
+
+
+def _walk(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """An unbalanced Feistel network on the least power of two that holds `size`, walked until it lands inside."""
+    bits = np.ceil(np.log2(sizes.astype(np.float64))).astype(np.uint64)
+    bits += (np.uint64(1) << bits) < sizes  # log2 rounds; sizes below 2^52 are exact
     result = values.copy()
     outside = np.ones(values.shape, dtype=bool)
     while outside.any():
         result[outside] = _feistel(result[outside], bits[outside], keys[outside])
-        outside = result >= np.maximum(sizes, 1)
+        outside = result >= sizes
     return result
 
 

@@ -19,11 +19,12 @@ import torch
 from PIL import Image, ImageOps
 
 from distgan.batch import BatchLayout
-from distgan.data.index import NO_LABEL
+from distgan.data.index import UNREADABLE_IMAGE
 from distgan.data.manifest import Manifest, Shard
 from distgan.data.plan import SamplePlan
 
 OPEN_SHARDS = 64
+MEND = "Put the right file back, or start again so that it is indexed anew."
 
 
 class DamagedSampleError(RuntimeError):
@@ -35,7 +36,7 @@ class RealSlice:
     """One rank's slice of one micro-batch as it comes from the shards; n = `BatchLayout.slice_size`."""
 
     images: torch.Tensor  # [n, C, H, W] uint8
-    labels: torch.Tensor  # [n] int64; NO_LABEL where there is none
+    labels: torch.Tensor  # [n] int64; -1 where there is none
     numbers: np.ndarray  # [n] int64: the samples' numbers in the run
 
 
@@ -101,8 +102,8 @@ class Reader:
             images, labels = images.pin_memory(), labels.pin_memory()
         shards, places = self._plan.locate(numbers)
         for row, (shard, place) in enumerate(zip(shards.tolist(), places.tolist(), strict=True)):
-            payload, label = self._open(shard).read(place)
-            images[row] = torch.from_numpy(decode(payload, self._image_size, self._channels))
+            pixels, label = self._open(shard).read(place, self._image_size, self._channels)
+            images[row] = torch.from_numpy(pixels)
             labels[row] = label
         return RealSlice(images, labels, numbers)
 
@@ -110,6 +111,8 @@ class Reader:
 def decode(payload: bytes, image_size: int, channels: int) -> np.ndarray:
     """An encoded image -> [channels, image_size, image_size] uint8; scaled to fill (antialiased) and centre-cropped if need be."""
     with Image.open(io.BytesIO(payload)) as image:
+        if image.mode.startswith("I"):  # 16 bits, which convert() would clip instead of scale
+            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (image_size, image_size):
             image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.LANCZOS)
@@ -122,23 +125,25 @@ class _OpenShard:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
-        self._index = shard.load_index()
         self._descriptor = os.open(shard.path, os.O_RDONLY)
+        if (
+            zlib.crc32(shard.index_file.read_bytes()) != shard.record.index_crc32
+            or os.fstat(self._descriptor).st_size != shard.record.bytes
+        ):
+            raise DamagedSampleError(f"{shard.path} is not the shard that this run began with: it was replaced. {MEND}")
+        self._index = shard.load_index()
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
 
-    def read(self, place: int) -> tuple[bytes, int]:
-        """The encoded image and the label of a sample."""
+    def read(self, place: int, image_size: int, channels: int) -> tuple[np.ndarray, int]:
+        """The decoded image and the label of a sample."""
         sample = self._index[place]
         payload = os.pread(self._descriptor, int(sample["bytes"]), int(sample["offset"]))
         if len(payload) != sample["bytes"] or zlib.crc32(payload) != sample["crc32"]:
-            raise DamagedSampleError(
-                f"Sample {place} of {self._shard.path} is not what its index says: the shard was damaged or replaced while in use. "
-                "Put the right file back, or start again so that it is indexed anew."
-            )
-        return payload, int(sample["label"])
-
-
-__all__ = ["NO_LABEL", "DamagedSampleError", "Reader", "RealSlice", "decode"]
+            raise DamagedSampleError(f"Sample {place} of {self._shard.path} is not what its index says: it was damaged. {MEND}")
+        try:
+            return decode(payload, image_size, channels), int(sample["label"])
+        except UNREADABLE_IMAGE as error:
+            raise DamagedSampleError(f"Sample {place} of {self._shard.path} cannot be decoded ({error}). {MEND}") from error

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand  # pyright: ignore[reportAttributeAccessIssue]
 
 from distgan.errors import InputError
 
@@ -16,9 +16,19 @@ def resolve(url: str) -> list[Path]:
     if "://" in url or url.startswith("pipe:"):
         raise InputError(f"data.url is {url!r}, but only local files are read; copy the shards to a directory and set data.url to it.")
     try:
-        paths = [Path(path).expanduser() for path in braceexpand.braceexpand(url)]
-    except braceexpand.UnbalancedBracesError as error:
-        raise InputError(f"data.url is {url!r}, whose braces do not pair ({error}); write a pattern such as 'x-{{0000..0127}}.tar'.") from None
+        return _resolve(url)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"data.url is {url!r}, which cannot be looked at ({reason}); set data.url to where the shards are.") from None
+
+
+def _resolve(url: str) -> list[Path]:
+    try:
+        paths = [Path(path).expanduser() for path in braceexpand(url)]
+    except UnbalancedBracesError as error:
+        raise InputError(
+            f"data.url is {url!r}, whose braces do not pair ({error}); write a pattern such as 'x-{{0000..0127}}.tar'."
+        ) from None
     shards = []
     for path in paths:
         if path.is_dir():

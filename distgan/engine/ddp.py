@@ -2,6 +2,7 @@
 
 import inspect
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -28,7 +29,8 @@ class DdpEngine:
     ) -> None:
         self._network = phase.network
         self._accumulation_steps = accumulation_steps
-        self._ddp = DistributedDataParallel(phase, **{_SYNC_BUFFERS: False}) if world.size > 1 else None
+        options: dict[str, Any] = {_SYNC_BUFFERS: False}
+        self._ddp = DistributedDataParallel(phase, **options) if world.size > 1 else None
         self._run = self._ddp or phase
         self._optimizer = torch.optim.Adam(phase.network.parameters(), learning_rate, betas, eps, fused=True)
 
@@ -44,7 +46,7 @@ class DdpEngine:
         norm = torch.nn.utils.get_total_norm(gradients)
         skipped = (~norm.isfinite()).to(torch.float32)
         # Fused Adam skips by itself where this is 1 (GradScaler's own way): nobody waits for the device to decide.
-        self._optimizer.found_inf = skipped
+        self._optimizer.found_inf = skipped  # pyright: ignore[reportAttributeAccessIssue]
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return StepResult(norm, skipped)

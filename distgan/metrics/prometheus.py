@@ -27,7 +27,9 @@ class Exporter:
         self.discriminator_loss = Gauge("distgan_discriminator_loss", "Mean over all ranks and the last log interval", registry=registry)
         self.generator_loss = Gauge("distgan_generator_loss", "Mean over all ranks and the last log interval", registry=registry)
         self.gradient_norm = Gauge("distgan_gradient_norm", "Mean over the last log interval", ["network"], registry=registry)
-        self.nonfinite = Counter("distgan_nonfinite", "Steps skipped for a gradient that was not finite (all ranks alike)", registry=registry)
+        self.nonfinite = Counter(
+            "distgan_nonfinite", "Steps skipped for a gradient that was not finite (all ranks alike)", registry=registry
+        )
         self.last_step = Gauge("distgan_last_step_timestamp_seconds", "Unix time of the last iteration", registry=registry)
         self.checkpoint_seconds = Histogram("distgan_checkpoint_seconds", "Time of a save", buckets=CHECKPOINT_BUCKETS, registry=registry)
         self.checkpoint_failures = Counter("distgan_checkpoint_failures", "Saves that failed", registry=registry)
@@ -38,7 +40,7 @@ class Exporter:
     @contextlib.contextmanager
     def serving(self, host: str, port: int) -> Iterator[None]:
         """Serve on host:port (0: not at all) from a thread; a port that cannot be had is a warning, not the end of a run."""
-        server = None
+        server, thread = None, None
         if port:
             try:
                 server, thread = prometheus_client.start_http_server(port, host, self.registry)
@@ -50,7 +52,7 @@ class Exporter:
         try:
             yield
         finally:
-            if server is not None:
+            if server is not None and thread is not None:
                 server.shutdown()
                 server.server_close()
                 thread.join()

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -100,7 +101,7 @@ class Reporter:
         steps = {"generator": iterations, "discriminator": iterations * self._state.discriminator_steps}
         self._exporter.nonfinite.inc(sum(round(means.get(f"{network}_skipped_share", 0) * number) for network, number in steps.items()))
 
-    def _write(self, record: dict[str, object]) -> None:
+    def _write(self, record: Mapping[str, object]) -> None:
         with open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 

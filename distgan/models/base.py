@@ -25,14 +25,14 @@ class ImageShape:
         return self.channels * self.size * self.size
 
 
-class ModelOptions(BaseModel):
+class ModelOptions(BaseModel, frozen=True):
     """The networks; the fields depend on model.name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str
-    latent_size: int = Field(100, ge=1, description="length of the noise vector")
-    conditional: bool = Field(False, description="give both networks the class label")
+    latent_size: int = Field(default=100, ge=1, description="length of the noise vector")
+    conditional: bool = Field(default=False, description="give both networks the class label")
 
     @property
     def discriminator_mixes_samples(self) -> bool:
@@ -60,7 +60,7 @@ class Model(Protocol):
     """The names that a model's file offers."""
 
     @property
-    def Options(self) -> type[ModelOptions]: ...
+    def Options(self) -> type[ModelOptions]: ...  # noqa: N802 - a class, as a property because a module's name is read-only here
 
     def problems(self, options, image_size: int) -> list[str]: ...
 

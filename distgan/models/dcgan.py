@@ -15,15 +15,19 @@ from distgan.models.base import Discriminator, Generator, ImageShape, ModelOptio
 from distgan.models.layers import BatchNorm2d, LabelProjection, embed_labels
 
 
-class Options(ModelOptions):
+class Options(ModelOptions, frozen=True):
     """The networks: convolutional, images of 4*2^k or 7*2^k pixels."""
 
-    name: Literal["dcgan"] = Field("dcgan", description="dcgan or mlp; the other fields of this section are the chosen model's")
-    generator_channels: int = Field(32, ge=1, description="channels of the generator's last hidden layer; doubled towards the start")
-    discriminator_channels: int = Field(32, ge=1, description="channels of the discriminator's first layer; doubled at each step down")
-    max_channels: int = Field(512, ge=1, description="no layer has more channels than this")
+    name: Literal["dcgan"] = Field(default="dcgan", description="dcgan or mlp; the other fields of this section are the chosen model's")
+    generator_channels: int = Field(
+        default=32, ge=1, description="channels of the generator's last hidden layer; doubled towards the start"
+    )
+    discriminator_channels: int = Field(
+        default=32, ge=1, description="channels of the discriminator's first layer; doubled at each step down"
+    )
+    max_channels: int = Field(default=512, ge=1, description="no layer has more channels than this")
     discriminator_norm: Literal["none", "batch"] = Field(
-        "none", description="norm of the discriminator; batch (over all ranks) goes with penalty.name none only"
+        default="none", description="norm of the discriminator; batch (over all ranks) goes with penalty.name none only"
     )
 
     @property

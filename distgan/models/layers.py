@@ -65,8 +65,8 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        return _SumOverRanks.apply(gradient)
+    def backward(ctx, *gradients: torch.Tensor) -> torch.Tensor:
+        return _SumOverRanks.apply(*gradients)
 
 
 class LabelProjection(nn.Module):

@@ -81,7 +81,7 @@ def test_help_explains_every_field_with_its_default(model: str, capsys: pytest.C
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for field, default in flatten(config_class(model)().model_dump()).items():
-        found = re.search(rf"--{re.escape(field)}(?:, --no-{re.escape(field)})? (.*?)(?= --[a-z]|$)", text)
+        found = re.search(rf"--{re.escape(field)}(?:, --no-{re.escape(field)})? (.*?)(?= --[a-z_]+\.|$)", text)
         assert found, field
         assert len(found.group(1)) > 20, f"{field} has no description"
         if default not in (None, "", False):

@@ -121,7 +121,10 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         _with("--model.discriminator_norm", "batch"),
         ["penalty.name is 'r1'", "set model.discriminator_norm to none or penalty.name to none"],
     ),
-    "a critic without a Lipschitz penalty": (_with("--loss.name", "wasserstein"), ["loss.name is 'wasserstein'", "set penalty.name to wgan_gp"]),
+    "a critic without a Lipschitz penalty": (
+        _with("--loss.name", "wasserstein"),
+        ["loss.name is 'wasserstein'", "set penalty.name to wgan_gp"],
+    ),
     "a size the model cannot make": (
         _with("--data.resolution", "40"),
         ["images are 40 pixels wide", "set data.resolution to 32 or model.name to mlp"],
@@ -130,7 +133,10 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         _with("--train.batch_size", "3001", "--engine.accumulation_steps", "2", "--data.resolution", "40", "--run.dir", "/dev/null/x"),
         ["does not divide", "holds only 1797 samples", "40 pixels", "run.dir is '/dev/null/x'"],
     ),
-    "data that is not there": (_with("--data.url", "/nowhere/x-{000..003}.tar"), ["data.url is '/nowhere/x-{000..003}.tar'", "matches nothing"]),
+    "data that is not there": (
+        _with("--data.url", "/nowhere/x-{000..003}.tar"),
+        ["data.url is '/nowhere/x-{000..003}.tar'", "matches nothing"],
+    ),
     "a directory without shards": (lambda directory: ["--data.url", str(directory)], ["data.url is", "holds no *.tar file"]),
     "a remote address": (_with("--data.url", "s3://bucket/x.tar"), ["data.url is 's3://bucket/x.tar'", "only local files"]),
     "not a tar": (_not_a_tar, ["x.tar is not a readable tar"]),

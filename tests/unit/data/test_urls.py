@@ -75,14 +75,14 @@ def test_braces_that_do_not_pair(url: str) -> None:
     assert "braces" in refusal(url)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/x-{0000..0127}.tar", "pipe:curl http://a/b.tar", "https://host/x.tar", "gs://bucket", "file:///x.tar"])
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/x-{0000..0127}.tar", "pipe:curl http://a/b.tar", "https://host/x.tar", "gs://bucket", "file:///x.tar"]
+)
 def test_other_schemes_are_refused(url: str) -> None:
     """`pipe:` above all, which runs a shell in webdataset."""
     assert "local" in refusal(url)
 
 
-@pytest.mark.parametrize(
-    "url", ["~no-such-user-here/x.tar", "/tmp/" + "x" * 300 + ".tar"], ids=["user unknown", "name too long"]
-)
+@pytest.mark.parametrize("url", ["~no-such-user-here/x.tar", "x" * 300 + ".tar"], ids=["user unknown", "name too long"])
 def test_a_path_that_the_system_refuses(url: str) -> None:
     refusal(url)

@@ -1,0 +1,310 @@
+"""The reader: the plan's samples, decoded, in order, on any number of ranks; what is damaged has a name."""
+
+import gc
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from distgan.batch import BatchLayout
+from distgan.data import reader
+from distgan.data.index import NO_LABEL
+from distgan.data.manifest import Manifest, open_manifest
+from distgan.data.plan import SamplePlan
+from distgan.data.reader import DamagedSampleError, Reader, RealSlice
+from distgan.data.urls import resolve
+from tests.shards import decode, encode, flip_bit, member_offsets, noise, read_tar, sample_members, write_set, write_tar
+
+SIZES = [7, 1, 12, 3, 9]
+ONE_RANK = BatchLayout(batch_size=8, accumulation_steps=1, world_size=1, rank=0)
+Start = Callable[..., Reader]
+
+
+def open_(directory: Path) -> Manifest:
+    return open_manifest(resolve(str(directory)))
+
+
+def plan_of(manifest: Manifest, seed: int = 0) -> SamplePlan:
+    return SamplePlan(np.array([shard.record.num_samples for shard in manifest.shards]), manifest.hash, seed, shuffle_window=2)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """32 grey images of 8x8 pixels with labels, in five shards; tests only read it."""
+    directory = tmp_path_factory.mktemp("shards")
+    write_set(directory, SIZES)
+    return open_(directory)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts readers, and closes them at the end."""
+    readers = []
+
+    def start_reader(
+        manifest: Manifest, layout: BatchLayout = ONE_RANK, channels: int = 1, num_workers: int = 2, first_batch: int = 0
+    ) -> Reader:
+        readers.append(Reader(manifest, plan_of(manifest), layout, 8, channels, num_workers, first_batch))
+        return readers[-1]
+
+    yield start_reader
+    for each in readers:
+        each.close()
+
+
+def take(slices: Reader, count: int) -> list[RealSlice]:
+    return list(itertools.islice(slices, count))
+
+
+def joined(slices: list[RealSlice]) -> tuple[torch.Tensor, list[int], list[int]]:
+    """Images, labels and numbers of slices one after the other."""
+    return (
+        torch.cat([part.images for part in slices]),
+        torch.cat([part.labels for part in slices]).tolist(),
+        np.concatenate([part.numbers for part in slices]).tolist(),
+    )
+
+
+def same(some: list[RealSlice], others: list[RealSlice]) -> bool:
+    (images, *rest), (other_images, *other_rest) = joined(some), joined(others)
+    return torch.equal(images, other_images) and rest == other_rest
+
+
+def test_samples_come_in_the_plans_order(manifest: Manifest, start: Start) -> None:
+    """Three epochs, in batches that straddle them; compared with tarfile and Pillow."""
+    slices = take(start(manifest, BatchLayout(10, 1, 1, 0)), 10)
+    images, labels, numbers = joined(slices)
+    assert (images.dtype, images.shape) == (torch.uint8, (100, 1, 8, 8))
+    assert slices[0].labels.dtype == torch.int64
+    assert numbers == list(range(100))
+    samples = [read_tar(shard.path) for shard in manifest.shards]
+    shards, places = plan_of(manifest).locate(np.arange(100))
+    expected = [samples[shard][place] for shard, place in zip(shards, places, strict=True)]
+    assert labels == [sample.label for sample in expected]
+    assert np.array_equal(images[:, 0].numpy(), np.stack([decode(sample.image) for sample in expected]))
+    assert len({images[position].numpy().tobytes() for position in range(32)}) == 32
+
+
+@pytest.mark.parametrize(("world_size", "accumulation_steps"), [(1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1)])
+def test_ranks_together_read_what_one_reads(manifest: Manifest, start: Start, world_size: int, accumulation_steps: int) -> None:
+    num_batches = 5
+    alone = take(start(manifest, BatchLayout(8, 1, 1, 0)), num_batches)
+    of_ranks = [
+        take(start(manifest, BatchLayout(8, accumulation_steps, world_size, rank), num_workers=1), num_batches * accumulation_steps)
+        for rank in range(world_size)
+    ]
+    assert same([of_ranks[rank][step] for step in range(num_batches * accumulation_steps) for rank in range(world_size)], alone)
+
+
+@pytest.mark.parametrize("num_workers", [1, 5])
+def test_the_number_of_workers_changes_nothing(manifest: Manifest, start: Start, num_workers: int) -> None:
+    assert same(take(start(manifest, num_workers=num_workers), 12), take(start(manifest), 12))
+
+
+@pytest.mark.parametrize("first_batch", [1, 3, 4, 9, 1000])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_a_batch_number_is_all_the_state(manifest: Manifest, start: Start, first_batch: int, accumulation_steps: int) -> None:
+    """Within an epoch, at its end, and epochs on."""
+    layout = BatchLayout(8, accumulation_steps, 2, 1)
+    resumed = take(start(manifest, layout, first_batch=first_batch), 4)
+    assert resumed[0].numbers[0] == first_batch * 8 + 8 // accumulation_steps // 2
+    if first_batch < 10:
+        assert same(resumed, take(start(manifest, layout), first_batch * accumulation_steps + 4)[-4:])
+
+
+def test_resumed_on_another_number_of_ranks(manifest: Manifest, start: Start) -> None:
+    whole = take(start(manifest), 6)
+    two_ranks = [take(start(manifest, BatchLayout(8, 1, 2, rank), first_batch=3), 3) for rank in range(2)]
+    assert same(whole[3:], [two_ranks[rank][step] for step in range(3) for rank in range(2)])
+
+
+def test_samples_without_a_label(tmp_path: Path, start: Start) -> None:
+    write_tar(tmp_path / "a.tar", [("a.png", encode(noise(0))), ("b.png", encode(noise(1))), ("b.cls", b"3")])
+    assert sorted(take(start(open_(tmp_path), BatchLayout(2, 1, 1, 0)), 1)[0].labels.tolist()) == [NO_LABEL, 3]
+
+
+def test_grey_images_of_a_set_in_colour(tmp_path: Path, start: Start) -> None:
+    write_tar(tmp_path / "a.tar", [("a.png", encode(noise(0))), ("b.png", encode(noise(1, channels=3)))])
+    opened = open_(tmp_path)
+    assert opened.channels == 3
+    images = take(start(opened, BatchLayout(2, 1, 1, 0), channels=3), 1)[0].images.numpy()
+    found = {image.tobytes() for image in images}
+    assert found == {np.stack([noise(0)] * 3).tobytes(), noise(1, channels=3).transpose(2, 0, 1).tobytes()}
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (40, 40), (40, 17), (17, 40), (16, 64), (5, 3)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_scaled_to_fill_and_cropped(height: int, width: int, channels: int) -> None:
+    pixels = noise(3, height, width, channels)
+    result = reader.decode(encode(pixels), 16, channels)
+    assert (result.dtype, result.shape) == (np.uint8, (channels, 16, 16))
+    fitted = np.array(ImageOps.fit(Image.fromarray(pixels), (16, 16), method=Image.Resampling.LANCZOS))
+    assert np.array_equal(result, fitted[None] if channels == 1 else fitted.transpose(2, 0, 1))
+
+
+def test_the_crop_is_the_centre() -> None:
+    """Of an image three times as wide as high only the middle third is left."""
+    pixels = np.zeros((10, 30), np.uint8)
+    pixels[:, 10:20] = 255
+    assert (reader.decode(encode(pixels), 10, 1) == 255).all()
+    assert (reader.decode(encode(pixels.T.copy()), 10, 1) == 255).all()
+
+
+def test_an_image_of_the_right_size_is_left_alone() -> None:
+    pixels = noise(7, 16, 16, 3)
+    assert np.array_equal(reader.decode(encode(pixels), 16, 3), pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_kinds_of_images(mode: str, channels: int) -> None:
+    image = Image.fromarray(noise(2, channels=3)).convert(mode)
+    expected = np.array(image.convert("L" if channels == 1 else "RGB")).reshape(8, 8, channels).transpose(2, 0, 1)
+    assert np.array_equal(reader.decode(encode(image), 8, channels), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("extension", ["png", "pgm"])
+def test_sixteen_bits_are_scaled_to_eight(extension: str, channels: int) -> None:
+    pixels = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+    result = reader.decode(encode(pixels, extension), 8, channels)
+    assert np.abs(result.astype(int) - pixels // 257).max() <= 1
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Two shards that a test may damage."""
+    write_set(tmp_path / "shards", [6, 6])
+    return (tmp_path / "shards").resolve()
+
+
+def test_a_flipped_byte_is_named(shards: Path, start: Start) -> None:
+    opened = open_(shards)
+    flip_bit(shards / "0001.tar", member_offsets(shards / "0001.tar")["000009.png"][1] + 60)
+    slices = start(opened, BatchLayout(12, 1, 1, 0))
+    with pytest.raises(DamagedSampleError, match=r"Sample 3 of .*shards/0001\.tar"):
+        next(slices)
+
+
+def test_a_shard_cut_while_it_is_read_is_named(shards: Path, start: Start) -> None:
+    """An exception, where a mapping of the file would end the process with SIGBUS."""
+    opened = open_(shards)
+    slices = start(opened, BatchLayout(4, 1, 1, 0), num_workers=1)
+    assert len(next(slices).images) == 4
+    os.truncate(shards / "0000.tar", 100)
+    with pytest.raises(DamagedSampleError, match=r"Sample \d of .*shards/0000\.tar"):
+        take(slices, 20)
+
+
+def test_a_shard_that_is_gone_is_named(shards: Path, start: Start) -> None:
+    opened = open_(shards)
+    (shards / "0001.tar").unlink()
+    with pytest.raises((DamagedSampleError, FileNotFoundError), match=r"0001\.tar"):
+        take(start(opened, BatchLayout(12, 1, 1, 0)), 1)
+
+
+@pytest.mark.parametrize("numbers", [range(20, 26), range(20, 22)], ids=["as many samples", "fewer samples"])
+def test_a_shard_replaced_and_indexed_by_another_run_is_named(shards: Path, start: Start, numbers: range) -> None:
+    """The run that has the old manifest does not go on with other samples in silence."""
+    opened = open_(shards)
+    write_tar(shards / "0001.tar", sample_members(numbers))
+    assert open_(shards).hash != opened.hash
+    with pytest.raises(DamagedSampleError, match=r"0001\.tar"):
+        take(start(opened, BatchLayout(12, 1, 1, 0)), 1)
+
+
+def test_an_image_that_does_not_decode_is_named(shards: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checksum is right, so it was damaged before it was packed."""
+    opened, original = open_(shards), reader.decode
+    broken = encode(noise(9))
+
+    def decode_but_one(payload: bytes, image_size: int, channels: int) -> np.ndarray:
+        if payload == broken:
+            raise OSError("broken data stream when reading image file")
+        return original(payload, image_size, channels)
+
+    monkeypatch.setattr(reader, "decode", decode_but_one)
+    with pytest.raises(DamagedSampleError, match=r"Sample 3 of .*shards/0001\.tar"):
+        take(start(opened, BatchLayout(12, 1, 1, 0)), 1)
+
+
+def reader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
+
+
+def test_reading_ahead_is_bounded_and_ends_at_close(manifest: Manifest, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    original = reader.decode
+    monkeypatch.setattr(reader, "decode", lambda *arguments: decoded.append(1) or original(*arguments))
+    slices = start(manifest, num_workers=3)
+    assert len(reader_threads()) == 3
+    ahead = (3 + 2) * 8
+    deadline = time.monotonic() + 10
+    while len(decoded) < ahead and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert len(decoded) == ahead
+    slices.close()
+    slices.close()
+    assert reader_threads() == []
+
+
+def test_close_does_not_wait_for_what_is_not_begun(manifest: Manifest, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding, go_on = threading.Event(), threading.Event()
+    original = reader.decode
+    num_decoded = []
+
+    def slow(*arguments) -> np.ndarray:
+        decoding.set()
+        go_on.wait(10)
+        num_decoded.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(reader, "decode", slow)
+    slices = start(manifest, num_workers=1)
+    assert decoding.wait(10)
+    closing = threading.Thread(target=slices.close)
+    closing.start()
+    time.sleep(0.05)
+    go_on.set()
+    closing.join(10)
+    assert not closing.is_alive()
+    assert len(num_decoded) == 8
+    assert reader_threads() == []
+
+
+def descriptors(directory: Path) -> int:
+    """How many of this process's descriptors are files of the directory."""
+    links = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        except FileNotFoundError:
+            continue
+    return sum(link.startswith(f"{directory}/") for link in links)
+
+
+def test_many_shards_need_few_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard holds two: of itself and of its index."""
+    monkeypatch.setattr(reader, "OPEN_SHARDS", 4)
+    directory = (tmp_path / "shards").resolve()
+    write_set(directory, [2] * 30)
+    opened = open_(directory)
+    assert descriptors(directory) == 0
+    slices = Reader(opened, plan_of(opened), BatchLayout(6, 1, 1, 0), 8, 1, num_workers=2)
+    most = 0
+    for part in itertools.islice(slices, 30):
+        assert len(part.images) == 6
+        most = max(most, descriptors(directory))
+    assert 2 * 4 <= most <= 2 * 4 + 2 * 3  # each worker may be opening one more, which takes three for a moment
+    slices.close()
+    del slices
+    gc.collect()
+    assert descriptors(directory) == 0

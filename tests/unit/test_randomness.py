@@ -1,0 +1,121 @@
+"""Every draw is a pure function of (seed, stream, index), whatever else the process does and on however many ranks."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from distgan.batch import BatchLayout
+from distgan.randomness import Randomness
+
+Draw = Callable[[Randomness, str, int], torch.Tensor]
+DRAWS: dict[str, Draw] = {
+    "normal": lambda randomness, stream, index: randomness.normal(stream, index, 64, 5),
+    "uniform": lambda randomness, stream, index: randomness.uniform(stream, index, 64),
+    "integers": lambda randomness, stream, index: randomness.integers(stream, index, 64, 1000),
+}
+every_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
+
+
+@every_draw
+def test_a_draw_depends_on_seed_stream_and_index_alone(draw: Draw) -> None:
+    """Not on what was drawn before, nor on torch's own generator."""
+    randomness = Randomness(7)
+    first = draw(randomness, "generator.latents", 3)
+    torch.manual_seed(99)
+    draw(randomness, "generator.latents", 4)
+    assert torch.equal(draw(randomness, "generator.latents", 3), first)
+    assert torch.equal(draw(Randomness(7), "generator.latents", 3), first)
+
+
+@every_draw
+def test_seeds_streams_and_indices_differ(draw: Draw) -> None:
+    draws = [
+        draw(Randomness(seed), stream, index)
+        for seed in (0, 1, 12, 2**32, 2**63)
+        for stream in ("generator.latents", "discriminator.latents", "a", "a:1")
+        for index in (0, 1, 2, 11, 10**9)
+    ]
+    assert len({tuple(numbers.flatten().tolist()) for numbers in draws}) == len(draws)
+
+
+@every_draw
+def test_torchs_own_generator_is_left_alone(draw: Draw) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    draw(Randomness(7), "stream", 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("world_size", "accumulation_steps"), [(1, 2), (2, 1), (4, 2), (8, 1)])
+def test_ranks_together_hold_the_global_draw(world_size: int, accumulation_steps: int) -> None:
+    """Each draws all of it and keeps its positions."""
+    whole = Randomness(3).normal("generator.latents", 10, 32, 4)
+    kept = []
+    for micro_batch in range(accumulation_steps):
+        for rank in range(world_size):
+            positions = BatchLayout(32, accumulation_steps, world_size, rank).positions(micro_batch)
+            kept.append(Randomness(3).normal("generator.latents", 10, 32, 4)[positions])
+    assert torch.equal(torch.cat(kept), whole)
+
+
+def test_shapes_and_types() -> None:
+    randomness = Randomness(0)
+    normal, uniform, integers = randomness.normal("a", 0, 6, 3), randomness.uniform("a", 0, 6), randomness.integers("a", 0, 6, 10)
+    assert (normal.shape, normal.dtype) == ((6, 3), torch.float32)
+    assert (uniform.shape, uniform.dtype) == ((6,), torch.float32)
+    assert (integers.shape, integers.dtype) == ((6,), torch.int64)
+    assert {tensor.device.type for tensor in (normal, uniform, integers)} == {"cpu"}
+
+
+def test_modules_are_initialised_from_the_stream() -> None:
+    randomness = Randomness(1)
+
+    def weights(stream: str, disturb: bool = False) -> torch.Tensor:
+        torch.manual_seed(1234 if disturb else 0)
+        with randomness.initialising(stream):
+            return torch.nn.Linear(20, 20).weight.detach()
+
+    assert torch.equal(weights("generator"), weights("generator", disturb=True))
+    assert not torch.equal(weights("generator"), weights("discriminator"))
+    with Randomness(2).initialising("generator"):
+        assert not torch.equal(torch.nn.Linear(20, 20).weight, weights("generator"))
+
+
+def test_initialising_puts_torchs_generator_back() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with Randomness(0).initialising("generator"):
+        torch.nn.Linear(3, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(RuntimeError, match="negative dimension"), Randomness(0).initialising("generator"):
+        torch.cat([torch.rand(1), torch.rand(-1)])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_scheme_has_not_changed() -> None:
+    """A run that resumes relies on these numbers: another scheme needs another version of checkpoints."""
+    randomness = Randomness(42)
+    expected_normal = [[-0.82462043, 0.76770127], [0.05291613, 2.08863521]]
+    assert randomness.normal("generator.latents", 7, 2, 2).tolist() == [pytest.approx(row, abs=1e-5) for row in expected_normal]
+    assert randomness.uniform("discriminator.interpolation", 7, 3).tolist() == pytest.approx([0.59700066, 0.30408740, 0.17759955])
+    assert randomness.integers("generator.labels", 7, 6, 10).tolist() == [8, 5, 1, 4, 5, 0]
+    with randomness.initialising("generator"):
+        assert torch.rand(2).tolist() == pytest.approx([0.37659913, 0.57371968])
+
+
+def test_numbers_are_distributed_as_they_should_be() -> None:
+    """Over indices too, which is where a run's numbers come from."""
+    randomness = Randomness(11)
+    normal = torch.cat([randomness.normal("a", index, 10, 10) for index in range(200)])
+    assert stats.kstest(normal.flatten().numpy(), "norm").pvalue > 1e-4
+    first = torch.stack([randomness.normal("a", index, 1, 1) for index in range(2000)]).flatten()
+    assert stats.kstest(first.numpy(), "norm").pvalue > 1e-4
+    assert abs(np.corrcoef(first[1:].numpy(), first[:-1].numpy())[0, 1]) < 0.1
+    uniform = torch.cat([randomness.uniform("b", index, 50) for index in range(200)])
+    assert 0 <= float(uniform.min()) <= float(uniform.max()) < 1
+    assert stats.kstest(uniform.numpy(), "uniform").pvalue > 1e-4
+    integers = torch.cat([randomness.integers("c", index, 50, 7) for index in range(200)])
+    assert stats.chisquare(torch.bincount(integers, minlength=7).numpy()).pvalue > 1e-4
