@@ -11,12 +11,16 @@ train: setup ## train on the embedded digits, or resume; pictures in runs/digits
 	@nproc=$(NPROC); set -x; OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc_per_node $$nproc -m distgan.train $(ARGS)
 
 .PHONY: test
-test: setup ## the tests, without the slow ones of test-faults
-	.venv/bin/pytest tests --ignore=tests/faults
+test: setup ## the tests, without the slow ones of test-faults and test-quality
+	.venv/bin/pytest tests --ignore=tests/faults --ignore=tests/quality
 
 .PHONY: test-faults
 test-faults: setup ## the tests that kill, cut and corrupt things
 	.venv/bin/pytest tests/faults
+
+.PHONY: test-quality
+test-quality: setup ## train the default recipe to its end and have the digits judged
+	.venv/bin/pytest tests/quality -s
 
 .PHONY: lint
 lint: setup ## ruff, pyright and clang-format; changes nothing

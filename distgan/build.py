@@ -1,8 +1,8 @@
 """TrainConfig + World + data -> a Trainer, and the checks that come before anything expensive."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from distgan import checkpoint
 from distgan.batch import BatchLayout
+from distgan.checkpoint import Checkpoint
 from distgan.config import Optimizer, TrainConfig, problems_between_fields
 from distgan.data import digits, urls
 from distgan.data.manifest import Manifest, open_manifest
@@ -20,6 +21,7 @@ from distgan.ema import Ema
 from distgan.engine.base import Engine
 from distgan.engine.ddp import DdpEngine
 from distgan.errors import InputError
+from distgan.feed import Feed
 from distgan.losses import LOSSES
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.reporter import Reporter
@@ -29,6 +31,7 @@ from distgan.phases import DiscriminatorPhase, GeneratorPhase, Phase
 from distgan.randomness import Randomness
 from distgan.regularizers import PENALTIES, Penalty
 from distgan.run_directory import RunDirectory
+from distgan.saver import Saver
 from distgan.state import TrainState
 from distgan.trainer import Schedule, Trainer
 
@@ -113,9 +116,7 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
     """A trainer that stands where the newest intact checkpoint left off, or at the start. Collective."""
     directory = RunDirectory(Path(config.run.dir))
     state = TrainState(config.train.batch_size, config.train.discriminator_steps)
-    newest, warnings = checkpoint.newest_intact(directory.checkpoints) if world.is_main else (None, [])
-    step = world.broadcast_integer(-1 if newest is None else newest)
-    saved = None if step < 0 else _load(directory, step)
+    saved, warnings = _newest_checkpoint(directory, world)
     if saved is not None:
         state.iteration, state.train_seconds = saved.state["iteration"], saved.state["train_seconds"]
 
@@ -127,45 +128,48 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
     loss = LOSSES[config.loss.name]
     discriminator_phase = DiscriminatorPhase(discriminator, generator, loss, build_penalty(config))
     generator_phase = GeneratorPhase(generator, discriminator, loss)
-    total_images = config.train.total_kimg * 1000
-    reporter = Reporter(world, exporter, directory.log, state, total_images)
-    for warning in warnings:
-        reporter.say(f"warning: {warning}; it is passed over.")
-    reader = _build_reader(config, preflight, layout, state.discriminator_step, world)
-    try:
-        trainer = Trainer(
+    engines = {
+        "discriminator": build_engine(config, discriminator_phase, config.discriminator_optimizer, world),
+        "generator": build_engine(config, generator_phase, config.generator_optimizer, world),
+    }
+    ema = Ema(generator, config.ema.half_life_kimg * 1000, config.ema.ramp_up)
+    facts = {
+        "manifest_hash": preflight.manifest.hash,
+        "images": asdict(preflight.images),
+        "num_classes": preflight.num_classes,
+        "seed": config.run.seed,
+    }
+    saver = Saver(world, state, engines, ema, facts, directory, config.checkpoint.keep, exporter)
+    if saved is not None:
+        saver.restore(saved)
+    schedule = Schedule(
+        total_images=config.train.total_kimg * 1000,
+        log_every_images=config.metrics.log_every_kimg * 1000,
+        samples_every_images=config.metrics.samples_every_kimg * 1000,
+        checkpoint_every_images=config.checkpoint.every_kimg * 1000,
+    )
+    with (
+        closing(Reporter(world, exporter, directory.log, state, schedule.total_images)) as reporter,
+        closing(_build_reader(config, preflight, layout, state.discriminator_step, world)) as reader,
+    ):
+        for warning in warnings:
+            reporter.say(f"warning: {warning}; it is passed over.")
+        yield Trainer(
             world=world,
-            schedule=Schedule(
-                total_images=total_images,
-                log_every_images=config.metrics.log_every_kimg * 1000,
-                samples_every_images=config.metrics.samples_every_kimg * 1000,
-                checkpoint_every_images=config.checkpoint.every_kimg * 1000,
-                keep_checkpoints=config.checkpoint.keep,
-            ),
+            schedule=schedule,
             state=state,
-            layout=layout,
-            images=preflight.images,
-            num_classes=preflight.num_classes,
-            randomness=randomness,
-            reader=reader,
-            manifest_hash=preflight.manifest.hash,
+            feed=Feed(reader, randomness, layout, config.model.latent_size, preflight.num_classes, world.device),
             discriminator_phase=discriminator_phase,
             generator_phase=generator_phase,
-            discriminator_engine=build_engine(config, discriminator_phase, config.discriminator_optimizer, world),
-            generator_engine=build_engine(config, generator_phase, config.generator_optimizer, world),
-            ema=Ema(generator, config.ema.half_life_kimg * 1000, config.ema.ramp_up),
+            discriminator_engine=engines["discriminator"],
+            generator_engine=engines["generator"],
+            ema=ema,
             grid_latents=randomness.normal("grid.latents", 0, config.metrics.num_sample_images, config.model.latent_size),
             grid_labels=grid_labels(config.metrics.num_sample_images, preflight.num_classes),
-            directory=directory,
+            samples_directory=directory.samples,
+            saver=saver,
             reporter=reporter,
-            exporter=exporter,
         )
-        if saved is not None:
-            trainer.restore(saved)
-        yield trainer
-    finally:
-        reader.close()
-        reporter.close()
 
 
 def grid_labels(count: int, num_classes: int | None) -> torch.Tensor | None:
@@ -188,9 +192,21 @@ def _build_reader(config: TrainConfig, preflight: Preflight, layout: BatchLayout
     )
 
 
-def _load(directory: RunDirectory, step: int) -> checkpoint.Checkpoint:
+def _newest_checkpoint(directory: RunDirectory, world: World) -> tuple[Checkpoint | None, list[str]]:
+    """The newest intact checkpoint as rank 0 finds it (None: the run is new) and what it passed over. Collective."""
+    newest, warnings = checkpoint.newest_intact(directory.checkpoints) if world.is_main else (None, [])
+    all_damaged = newest is None and len(warnings) > 0
+    step = world.broadcast_integer(-2 if all_damaged else -1 if newest is None else newest)
+    if step == -2:
+        reason = warnings[0] if warnings else "see rank 0"
+        raise InputError(
+            f"run.dir is {str(directory.path)!r}, whose checkpoints are all damaged ({reason}); "
+            "bring one back, or pass --run.overwrite to move the run aside and start afresh."
+        )
+    if step == -1:
+        return None, []
     try:
-        return checkpoint.load(directory.checkpoints, step)
+        return checkpoint.load(directory.checkpoints, step), warnings
     except FileNotFoundError:
         raise InputError(
             f"run.dir is {str(directory.path)!r}, where rank 0 finds checkpoint {step} but this rank does not; "

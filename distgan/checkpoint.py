@@ -103,6 +103,16 @@ def read_state(directory: Path, step: int) -> dict:
     return json.loads((directory / f"step-{step:08d}" / STATE).read_text())
 
 
+def newest_readable_state(directory: Path) -> dict:
+    """The JSON part of the newest checkpoint that has one, without reading any tensor; empty if there is none."""
+    for step in reversed(steps(directory)):
+        try:
+            return read_state(directory, step)
+        except (OSError, ValueError):
+            continue
+    return {}
+
+
 def load_tensors(directory: Path, step: int, group: str) -> dict[str, Tensor]:
     """One group of a checkpoint's tensors, on the CPU."""
     return safetensors.torch.load_file(directory / f"step-{step:08d}" / f"{group}.safetensors")

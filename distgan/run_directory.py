@@ -55,17 +55,12 @@ class RunDirectory:
             for field, (before, now) in changes.items()
             if not resume_may_change(field)
         ]
-        steps = checkpoint.steps(self.checkpoints)
-        newest, warnings = checkpoint.newest_intact(self.checkpoints)
-        if newest is None and steps:
-            problems.append(f"No checkpoint of {self.path} is intact ({warnings[0]}); restore one, or {way_out}.")
-        if newest is not None and manifest_hash and not problems:
-            trained_on = checkpoint.read_state(self.checkpoints, newest)["manifest_hash"]
-            if trained_on != manifest_hash:
-                problems.append(
-                    f"data.url is {config.data.url!r}, whose content has changed since the run in {self.path} (manifest {trained_on[:12]} "
-                    f"then, {manifest_hash[:12]} now); bring the old shards back, or set run.dir to another directory."
-                )
+        trained_on = checkpoint.newest_readable_state(self.checkpoints).get("manifest_hash", manifest_hash)
+        if manifest_hash and not problems and trained_on != manifest_hash:
+            problems.append(
+                f"data.url is {config.data.url!r}, whose content has changed since the run in {self.path} (manifest {trained_on[:12]} "
+                f"then, {manifest_hash[:12]} now); bring the old shards back, or set run.dir to another directory."
+            )
         return problems
 
     @contextmanager

@@ -26,6 +26,8 @@ def ensure_packed() -> Path:
     """
     datasets = Path(platformdirs.user_cache_dir("distgan")) / "datasets"
     directory = datasets / f"digits-{SIZE}-v{VERSION}"
+    if directory.is_dir():  # the rename that made it was the last thing that packing did
+        return directory
     try:
         datasets.mkdir(parents=True, exist_ok=True)
         with locked(datasets / f".{directory.name}.lock"):

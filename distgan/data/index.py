@@ -52,7 +52,8 @@ class ShardRecord:
     min_side: int
     max_side: int
     num_not_square: int
-    index_crc32: int  # of the index file: the other half of this record
+    index_bytes: int  # of the index file, the other half of this record
+    index_crc32: int
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -74,7 +75,6 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
     content = io.BytesIO()
     np.save(content, table, allow_pickle=False)
     write_atomically(index_path(shard, index_directory), content.getvalue())
-    index_crc32 = zlib.crc32(content.getvalue())
     labelled = table["label"][table["label"] != NO_LABEL]
     sides = np.concatenate([table["width"], table["height"]])
     return ShardRecord(
@@ -88,7 +88,8 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
         min_side=int(sides.min()),
         max_side=int(sides.max()),
         num_not_square=int((table["width"] != table["height"]).sum()),
-        index_crc32=index_crc32,
+        index_bytes=len(content.getvalue()),
+        index_crc32=zlib.crc32(content.getvalue()),
     )
 
 
@@ -110,7 +111,7 @@ def _read_samples(shard: Path) -> list[tuple]:
             samples = _samples(shard, tar)
         except InputError:
             raise
-        except (tarfile.TarError, ValueError, OverflowError) as error:
+        except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:
             raise InputError(f"{shard} is not a readable tar ({error}); pack it again or take it out of data.url.") from None
         _check_end(shard, file, tar.offset)
     if not samples:

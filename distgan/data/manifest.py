@@ -7,6 +7,7 @@
 Shards written by anybody are indexed on first use. Where the directory cannot be written, the three go to the user's cache.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -112,7 +113,20 @@ def _hash(records: Sequence[ShardRecord]) -> str:
 
 
 def _open_directory(directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
+    records = _read_records(directory)
+    if not any(_is_stale(path, directory, records.get(path.name)) for path in paths):  # as ever after the first time, read-only or not
+        return {path.name: Shard(path, directory, records[path.name]) for path in paths}
     index_directory = _index_directory(directory)
+    try:
+        return _index_stale(directory, index_directory, paths)
+    except OSError as error:
+        raise InputError(
+            f"data.url names shards in {directory}, whose index cannot be written in {index_directory} ({error.strerror}); "
+            "make it writable, or index the shards as a user who may."
+        ) from None
+
+
+def _index_stale(directory: Path, index_directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
     with locked(index_directory / ".manifest.lock"):
         records = _read_records(index_directory)
         stale = [path for path in dict.fromkeys(paths) if _is_stale(path, index_directory, records.get(path.name))]
@@ -150,13 +164,16 @@ def _index_directory(directory: Path) -> Path:
 def _is_stale(path: Path, index_directory: Path, record: ShardRecord | None) -> bool:
     """Whether the shard must be read again. A newer time alone (a copy) is settled by the checksum."""
     index_file = index.index_path(path, index_directory)
-    if record is None or not path.is_file() or not index_file.is_file() or path.stat().st_size != record.bytes:
+    if record is None or not path.is_file() or path.stat().st_size != record.bytes:
+        return True
+    if not index_file.is_file() or index_file.stat().st_size != record.index_bytes:
         return True
     if path.stat().st_mtime_ns <= index_file.stat().st_mtime_ns:
         return False
     if index.sha256_of(path) != record.sha256:
         return True
-    os.utime(index_file)
+    with contextlib.suppress(OSError):  # read-only: the checksum will be asked again
+        os.utime(index_file)
     return False
 
 

@@ -24,7 +24,6 @@ from distgan.data.manifest import Manifest, Shard
 from distgan.data.plan import SamplePlan
 
 OPEN_SHARDS = 64
-MEND = "Put the right file back, or start again so that it is indexed anew."
 
 
 class DamagedSampleError(RuntimeError):
@@ -130,20 +129,24 @@ class _OpenShard:
             zlib.crc32(shard.index_file.read_bytes()) != shard.record.index_crc32
             or os.fstat(self._descriptor).st_size != shard.record.bytes
         ):
-            raise DamagedSampleError(f"{shard.path} is not the shard that this run began with: it was replaced. {MEND}")
+            raise DamagedSampleError(f"{shard.path} and {shard.index_file} are not what this run began with. {self._mend}")
         self._index = shard.load_index()
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
 
+    @property
+    def _mend(self) -> str:
+        return f"Put the right files back, or remove {self._shard.index_file} and start again, so that the shard is indexed anew."
+
     def read(self, place: int, image_size: int, channels: int) -> tuple[np.ndarray, int]:
         """The decoded image and the label of a sample."""
         sample = self._index[place]
         payload = os.pread(self._descriptor, int(sample["bytes"]), int(sample["offset"]))
         if len(payload) != sample["bytes"] or zlib.crc32(payload) != sample["crc32"]:
-            raise DamagedSampleError(f"Sample {place} of {self._shard.path} is not what its index says: it was damaged. {MEND}")
+            raise DamagedSampleError(f"Sample {place} of {self._shard.path} is not what its index says: it was damaged. {self._mend}")
         try:
             return decode(payload, image_size, channels), int(sample["label"])
         except UNREADABLE_IMAGE as error:
-            raise DamagedSampleError(f"Sample {place} of {self._shard.path} cannot be decoded ({error}). {MEND}") from error
+            raise DamagedSampleError(f"Sample {place} of {self._shard.path} cannot be decoded ({error}). {self._mend}") from error

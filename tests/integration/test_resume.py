@@ -36,11 +36,11 @@ class RecordingReader:
 def _iterate(values: dict, iterations: int, *, save: bool) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """Go on with the run for some iterations; everything it holds after, and the samples it saw."""
     with trainer_of(values) as trainer:
-        trainer.reader = recorder = RecordingReader(trainer.reader)  # type: ignore[assignment]
+        trainer.feed._reader = recorder = RecordingReader(trainer.feed._reader)  # type: ignore[assignment]
         for _ in range(iterations):
             trainer.iterate()
         if save:
-            trainer._save_checkpoint()
+            trainer.saver.save()
         return everything(trainer), np.concatenate(recorder.numbers)
 
 

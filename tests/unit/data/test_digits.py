@@ -116,6 +116,16 @@ def test_a_failure_leaves_nothing(user_cache: Path, monkeypatch: pytest.MonkeyPa
     assert list(contents(digits.ensure_packed())) == ["000000.tar"]
 
 
+@pytest.mark.usefixtures("few_samples")
+def test_what_is_there_needs_no_lock() -> None:
+    """A read-only cache that was filled before, as in an image of a container."""
+    directory = digits.ensure_packed()
+    lock = directory.with_name(".digits-32-v1.lock")
+    lock.unlink()
+    lock.mkdir()  # which nobody can open for writing
+    assert digits.ensure_packed() == directory
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -120,6 +120,7 @@ def test_a_shard_of_another_size_is_indexed_anew(directory: Path, indexed: list[
     before = open_(directory)
     indexed.clear()
     write_tar(directory / "0001.tar", sample_members(range(20, 40)))
+    os.utime(directory / "0001.tar", (0, 0))  # as a copy that keeps an old time
     after = open_(directory)
     assert indexed == ["0001.tar"]
     assert after.hash != before.hash
@@ -166,6 +167,18 @@ def test_a_missing_index_is_made_again(directory: Path, indexed: list[str]) -> N
     index_path(directory / "0002.tar", directory).unlink()
     assert open_(directory) == before
     assert indexed == ["0002.tar"]
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100, -1], ids=["empty", "half", "a byte short"])
+def test_an_index_cut_short_is_made_again(directory: Path, indexed: list[str], num_bytes: int) -> None:
+    before = open_(directory)
+    indexed.clear()
+    index_file = index_path(directory / "0002.tar", directory)
+    content = index_file.read_bytes()
+    index_file.write_bytes(content[:num_bytes])
+    assert open_(directory) == before
+    assert indexed == ["0002.tar"]
+    assert index_file.read_bytes() == content
 
 
 def test_a_directory_grows(directory: Path, indexed: list[str]) -> None:
@@ -282,6 +295,25 @@ def test_where_nothing_can_be_written_the_index_goes_to_the_cache(
     assert indexed == []
     monkeypatch.undo()
     assert open_(directory).hash == opened.hash
+
+
+def test_a_manifest_beside_shards_that_cannot_be_written_is_used(
+    directory: Path, indexed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume that is mounted read-only: what was indexed before needs no second index in every container's cache."""
+    before = open_(directory)
+    indexed.clear()
+    monkeypatch.setattr(manifest.os, "access", lambda path, mode: not (Path(path) == directory and mode == os.W_OK))
+    assert open_(directory) == before
+    assert indexed == []
+
+
+def test_a_lock_of_another_user_is_named(directory: Path) -> None:
+    """A directory that many may write, with a lock that one of them made; here a directory, which root cannot open either."""
+    (directory / ".manifest.lock").mkdir()
+    with pytest.raises(InputError) as caught:
+        open_(directory)
+    assert str(directory) in str(caught.value)
 
 
 def test_nowhere_to_write(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,8 +186,10 @@ def shards(tmp_path: Path) -> Path:
 
 
 def test_a_flipped_byte_is_named(shards: Path, start: Start) -> None:
+    """In an image without a checksum of its own: only the index tells."""
+    write_tar(shards / "0001.tar", [(f"{number:06d}.bmp", encode(noise(number), "bmp")) for number in range(6, 12)])
     opened = open_(shards)
-    flip_bit(shards / "0001.tar", member_offsets(shards / "0001.tar")["000009.png"][1] + 60)
+    flip_bit(shards / "0001.tar", member_offsets(shards / "0001.tar")["000009.bmp"][1] + 1100)
     slices = start(opened, BatchLayout(12, 1, 1, 0))
     with pytest.raises(DamagedSampleError, match=r"Sample 3 of .*shards/0001\.tar"):
         next(slices)
@@ -218,6 +220,16 @@ def test_a_shard_replaced_and_indexed_by_another_run_is_named(shards: Path, star
     assert open_(shards).hash != opened.hash
     with pytest.raises(DamagedSampleError, match=r"0001\.tar"):
         take(start(opened, BatchLayout(12, 1, 1, 0)), 1)
+
+
+def test_a_damaged_index_is_named(shards: Path, start: Start) -> None:
+    """By its own name: to start again helps only after it is removed."""
+    open_(shards)
+    flip_bit(shards / "0001.tar.index", 140)
+    with pytest.raises(DamagedSampleError, match=r"0001\.tar\.index"):
+        take(start(open_(shards), BatchLayout(12, 1, 1, 0)), 1)
+    (shards / "0001.tar.index").unlink()
+    assert len(take(start(open_(shards), BatchLayout(12, 1, 1, 0)), 1)) == 1
 
 
 def test_an_image_that_does_not_decode_is_named(shards: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +284,7 @@ def test_close_does_not_wait_for_what_is_not_begun(manifest: Manifest, start: St
     assert decoding.wait(10)
     closing = threading.Thread(target=slices.close)
     closing.start()
-    time.sleep(0.05)
+    time.sleep(0.3)
     go_on.set()
     closing.join(10)
     assert not closing.is_alive()
@@ -303,7 +315,7 @@ def test_many_shards_need_few_descriptors(tmp_path: Path, monkeypatch: pytest.Mo
     for part in itertools.islice(slices, 30):
         assert len(part.images) == 6
         most = max(most, descriptors(directory))
-    assert 2 * 4 <= most <= 2 * 4 + 2 * 3  # each worker may be opening one more, which takes three for a moment
+    assert 2 * 4 <= most < 25  # of the 60 there could be; the workers open and close while we count
     slices.close()
     del slices
     gc.collect()
