@@ -39,7 +39,7 @@ class Run(Section):
 class Train(Section):
     """How long to train and with what batches."""
 
-    total_kimg: float = Field(default=150.0, gt=0, description="length of the run in thousands of real images shown to the discriminator")
+    total_kimg: float = Field(default=200.0, gt=0, description="length of the run in thousands of real images shown to the discriminator")
     batch_size: int = Field(default=64, ge=1, description="images per step over all ranks and accumulation steps together")
     discriminator_steps: int = Field(default=1, ge=1, description="discriminator steps (one real batch each) per generator step")
 
@@ -71,7 +71,7 @@ class Penalty(Section):
     """The discriminator's exact gradient penalty."""
 
     name: Literal["none", "r1", "wgan_gp"] = Field(default="r1", description="none, r1 (on real images) or wgan_gp (between real and fake)")
-    weight: float = Field(default=0.5, ge=0, description="gamma of R1 (the penalty is gamma/2 |g|^2) or lambda of WGAN-GP")
+    weight: float = Field(default=0.2, ge=0, description="gamma of R1 (the penalty is gamma/2 |g|^2) or lambda of WGAN-GP")
     every: int = Field(default=4, ge=1, description="discriminator steps from one penalty to the next; the weight is multiplied by it")
     formulation: Literal["auto", "double_backward", "forward_over_reverse"] = Field(
         default="auto", description="how the exact gradient is computed; auto takes double_backward"
@@ -90,7 +90,7 @@ class Optimizer(Section):
 class Ema(Section):
     """The exponential moving average of the generator's weights."""
 
-    half_life_kimg: float = Field(default=5.0, gt=0, description="half-life of the average in thousands of images")
+    half_life_kimg: float = Field(default=10.0, gt=0, description="half-life of the average in thousands of images")
     ramp_up: float = Field(default=0.05, gt=0, description="at the start the half-life is at most this fraction of the images seen so far")
 
 

@@ -59,6 +59,7 @@ class World:
         )
         try:
             yield
+            dist.barrier()  # a rank that hung up while another is still in its last exchange could bring that one down
         finally:
             dist.destroy_process_group()
 

@@ -4,6 +4,7 @@ torchrun --nproc_per_node 8 -m distgan.train
 torchrun --nproc_per_node 2 -m distgan.train --config launch/recipes/digits-dcgan.yaml --run.dir runs/a --train.total_kimg 40
 """
 
+import faulthandler
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from distgan.errors import InputError
 from distgan.metrics.prometheus import Exporter
 from distgan.process import EXIT_DONE, EXIT_STOPPED, StopRequest, die_with_agent, refuse
 from distgan.run_directory import RunDirectory
+from distgan.trainer import Trainer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,18 +49,25 @@ def train(config: TrainConfig, world: World, preflight: Preflight) -> int:
         stack.enter_context(directory.held(config) if world.is_main else nullcontext())
         stack.enter_context(world.process_group(config.engine.timeout_seconds))
         stack.enter_context(exporter.serving(config.metrics.host, config.metrics.port and config.metrics.port + world.local_rank))
-        trainer = stack.enter_context(built_trainer(config, world, preflight, exporter))
-        resumed = trainer.state.iteration > 0
-        trainer.reporter.event("resume" if resumed else "start", num_ranks=world.size, changed={k: v for k, (_, v) in changes.items()})
-        if resumed:
-            trainer.reporter.say(f"Resuming {directory.path} at {trainer.state.num_images / 1000:g} kimg.")
-        for field, (before, now) in changes.items():
-            trainer.reporter.say(f"Changed since the last sitting: {field} from {before!r} to {now!r}.")
-        done = trainer.fit(stop)
-        kimg = f"{trainer.state.num_images / 1000:g} kimg"
-        what = "Done" if done else "Stopped; the same command goes on"
-        trainer.reporter.say(f"{what} at {kimg}. Picture: {trainer.grid_path('ema')}")
+        with built_trainer(config, world, preflight, exporter) as trainer:
+            _announce(trainer, changes)
+            done = trainer.fit(stop)
+            what = "Done" if done else "Stopped; the same command goes on"
+            trainer.reporter.say(f"{what} at {trainer.state.num_images / 1000:g} kimg. Picture: {trainer.grid_path('ema')}")
+        del trainer  # its engines let go of the process group before that is taken down
     return EXIT_DONE if done else EXIT_STOPPED
+
+
+def _announce(trainer: Trainer, changes: dict[str, tuple[object, object]]) -> None:
+    """Say and log whether the run begins or goes on, and what has changed since."""
+    reporter, resumed = trainer.reporter, trainer.state.iteration > 0
+    reporter.event(
+        "resume" if resumed else "start", num_ranks=trainer.world.size, changed={name: now for name, (_, now) in changes.items()}
+    )
+    if resumed:
+        reporter.say(f"Resuming {trainer.samples_directory.parent} at {trainer.state.num_images / 1000:g} kimg.")
+    for field, (before, now) in changes.items():
+        reporter.say(f"Changed since the last sitting: {field} from {before!r} to {now!r}.")
 
 
 def describe(config: TrainConfig, world: World, preflight: Preflight) -> str:
@@ -76,4 +85,5 @@ def describe(config: TrainConfig, world: World, preflight: Preflight) -> str:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # a crash in compiled code says where it happened
     sys.exit(main())
