@@ -39,7 +39,7 @@ class Run(Section):
 class Train(Section):
     """How long to train and with what batches."""
 
-    total_kimg: float = Field(default=200.0, gt=0, description="length of the run in thousands of real images shown to the discriminator")
+    total_kimg: float = Field(default=150.0, gt=0, description="length of the run in thousands of real images shown to the discriminator")
     batch_size: int = Field(default=64, ge=1, description="images per step over all ranks and accumulation steps together")
     discriminator_steps: int = Field(default=1, ge=1, description="discriminator steps (one real batch each) per generator step")
 
@@ -146,6 +146,11 @@ def config_class(model_name: str) -> type[TrainConfig]:
         __doc__=TrainConfig.__doc__,
         model=(options, options()),
     )
+
+
+def without_overwrite(config: TrainConfig) -> TrainConfig:
+    """The same, but resuming: for workers that are started again and must not move aside what they began themselves."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"overwrite": False})})
 
 
 def flatten(values: dict, prefix: str = "") -> dict[str, object]:

@@ -24,6 +24,7 @@ class RunDirectory:
         self.log = path / "log.jsonl"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
+        self._lock = path / ".lock"
 
     def problems(self, config: TrainConfig, manifest_hash: str | None) -> list[str]:
         """A sentence for each reason why `config` cannot start or go on here; None: the data could not be read."""
@@ -72,10 +73,11 @@ class RunDirectory:
         """
         try:
             if config.run.overwrite and self.config.exists():
-                self.path.rename(self.path.with_name(f"{self.path.name}.until-{time.strftime('%Y%m%d-%H%M%S')}"))
+                with locked(self._lock, LOCK_SECONDS):  # not from under a run that still writes
+                    self.path.rename(self.path.with_name(f"{self.path.name}.until-{time.strftime('%Y%m%d-%H%M%S')}"))
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            with locked(self.path / ".lock", LOCK_SECONDS):
+            with locked(self._lock, LOCK_SECONDS):
                 write_atomically(self.config, to_yaml(config).encode())
                 yield
         except TimeoutError:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distgan.build import Preflight, build_networks, built_trainer, check
 from distgan.cli import parse_command, to_yaml
-from distgan.config import TrainConfig
+from distgan.config import TrainConfig, without_overwrite
 from distgan.distributed import World
 from distgan.errors import InputError
 from distgan.metrics.prometheus import Exporter
@@ -28,13 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     local_rank = os.environ.get("LOCAL_RANK", "0")
     try:
         command = parse_command(sys.argv[1:] if arguments is None else arguments)
+        config = command.config if _restarts() == 0 else without_overwrite(command.config)
         world = World.from_environment()
-        preflight = check(command.config, world.size)
+        preflight = check(config, world.size)
         if command.dry_run:
             if world.is_main:
-                print(describe(command.config, world, preflight))
+                print(describe(config, world, preflight))
             return EXIT_DONE
-        return train(command.config, world, preflight)
+        return train(config, world, preflight)
     except InputError as error:
         return refuse(error, "distgan.train", int(local_rank) if local_rank.isdigit() else 0)
 
@@ -43,7 +44,7 @@ def train(config: TrainConfig, world: World, preflight: Preflight) -> int:
     """Train on this rank; returns the exit code."""
     directory = RunDirectory(Path(config.run.dir))
     changes = {} if config.run.overwrite else directory.changes(config)
-    exporter = Exporter(restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    exporter = Exporter(_restarts())
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest().listening())
         stack.enter_context(directory.held(config) if world.is_main else nullcontext())
@@ -56,6 +57,11 @@ def train(config: TrainConfig, world: World, preflight: Preflight) -> int:
             trainer.reporter.say(f"{what} at {trainer.state.num_images / 1000:g} kimg. Picture: {trainer.grid_path('ema')}")
         del trainer  # its engines let go of the process group before that is taken down
     return EXIT_DONE if done else EXIT_STOPPED
+
+
+def _restarts() -> int:
+    """How often the agent has started this group of workers again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _announce(trainer: Trainer, changes: dict[str, tuple[object, object]]) -> None:

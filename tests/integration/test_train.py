@@ -75,6 +75,15 @@ def test_overwrite_moves_the_old_run_aside(tmp_path: Path) -> None:
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["latent_size"] == 5
 
 
+def test_workers_started_again_do_not_overwrite_what_they_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    assert _train(run, "--run.overwrite") == 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert _train(run, "--run.overwrite", "--train.total_kimg", "1.28") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert checkpoint.steps(run / "checkpoints") == [10, 20]
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert _train(run) == 0

@@ -193,10 +193,14 @@ def test_a_run_that_another_process_holds(tmp_path: Path, capsys: pytest.Capture
     from distgan.files import locked
 
     monkeypatch.setattr(run_directory, "LOCK_SECONDS", 0.2)
-    (tmp_path / "run").mkdir()
-    with locked(tmp_path / "run" / ".lock"):
-        assert train.main(["--run.dir", str(tmp_path / "run"), "--metrics.port", "0"]) == 2
-    assert "which another run holds" in capsys.readouterr().err
+    command = ["--run.dir", str(tmp_path / "run"), "--metrics.port", "0", "--model.name", "mlp", "--train.total_kimg", "0.064"]
+    assert train.main(command) == 0
+    for more in ([], ["--run.overwrite"]):
+        capsys.readouterr()
+        with locked(tmp_path / "run" / ".lock"):
+            assert train.main([*command, *more]) == 2
+        assert "which another run holds" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(("variable", "value"), [("RANK", "one"), ("WORLD_SIZE", "-1")])
