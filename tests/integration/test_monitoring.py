@@ -1,0 +1,77 @@
+"""What a person or a Prometheus sees of a run that is under way: every rank's port, the progress bar of a terminal."""
+
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+GUARD_SECONDS = 120
+SMALL = ["--model.name", "mlp", "--model.generator_sizes", "16", "--model.discriminator_sizes", "16"]
+
+
+def _two_free_ports() -> int:
+    """The first of two neighbouring ports that nobody uses."""
+    for port in range(21000, 31000, 2):
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no two ports are free")
+
+
+def _images_total(port: int) -> float:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+            families = text_string_to_metric_families(response.read().decode())
+            return next(sample.value for family in families for sample in family.samples if sample.name == "distgan_images_total")
+    except OSError:
+        return 0.0
+
+
+def test_every_rank_serves_its_own_metrics(tmp_path: Path) -> None:
+    port = _two_free_ports()
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "distgan.train", *SMALL),
+        *("--run.dir", str(tmp_path / "run"), "--train.total_kimg", "5000", "--metrics.port", str(port)),
+    ]
+    with open(tmp_path / "stderr", "w") as stderr:
+        agent = subprocess.Popen(command, stderr=stderr)
+    try:
+        deadline = time.monotonic() + GUARD_SECONDS
+        while min(_images_total(port), _images_total(port + 1)) < 640:
+            assert agent.poll() is None, (tmp_path / "stderr").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        agent.wait(GUARD_SECONDS)
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "distgan.train", *SMALL, "--run.dir", str(tmp_path / "run"), "--metrics.port", "0"]
+    process = subprocess.Popen([*command, "--train.total_kimg", "6.4"], stderr=end, env=os.environ | {"COLUMNS": "160"})
+    os.close(end)
+    shown = b""
+    deadline = time.monotonic() + GUARD_SECONDS
+    while time.monotonic() < deadline and select.select([terminal], [], [], GUARD_SECONDS)[0]:
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+    assert process.wait(GUARD_SECONDS) == 0
+    text = shown.decode()
+    assert re.search(r"100%\|.*6\.40k/6\.40k", text), text
+    assert re.search(r"img/s=\d+, data wait=\d+\.\d%, loss D=\d\.\d+, loss G=\d\.\d+", text), text
