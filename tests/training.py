@@ -7,13 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.multiprocessing
 
+from distgan import build, feed
 from distgan.build import built_trainer, check
 from distgan.cli import validate
 from distgan.distributed import World
+from distgan.images import to_float
 from distgan.metrics.prometheus import Exporter
+from distgan.randomness import Randomness
 from distgan.trainer import Trainer
 
 TIMEOUT_SECONDS = 120.0
@@ -39,14 +43,29 @@ def settings(run_dir: Path, **sections: dict[str, Any]) -> dict[str, dict[str, A
 
 
 @contextmanager
-def trainer_of(values: dict[str, dict[str, Any]], world: World | None = None):
-    """A `Trainer` for these settings in this process."""
+def trainer_of(values: dict[str, dict[str, Any]], world: World | None = None, dtype: torch.dtype = torch.float32):
+    """A `Trainer` for these settings in this process; training itself is fp32, so another dtype is put under it from here."""
     world = world or World.from_environment()
     config = validate(values)
     preflight = check(config, world.size)
     Path(config.run.dir, "samples").mkdir(parents=True, exist_ok=True)
-    with built_trainer(config, world, preflight, Exporter(restarts=0)) as trainer:
-        yield trainer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build_networks", _cast(build.build_networks, dtype))
+        patch.setattr(feed, "to_float", lambda images: to_float(images).to(dtype))
+        for draw in ("normal", "uniform"):
+            patch.setattr(Randomness, draw, _cast(getattr(Randomness, draw), dtype))
+        with built_trainer(config, world, preflight, Exporter(restarts=0)) as trainer:
+            yield trainer
+
+
+def _cast(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+    """The same function, its networks or tensors of `dtype`."""
+
+    def cast(*arguments: Any) -> Any:
+        result = function(*arguments)
+        return tuple(part.to(dtype) for part in result) if isinstance(result, tuple) else result.to(dtype)
+
+    return cast
 
 
 def everything(trainer: Trainer) -> dict[str, torch.Tensor]:

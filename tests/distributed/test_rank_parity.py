@@ -1,4 +1,9 @@
-"""The law of data parallelism: R ranks compute what one rank computes on the joined batch."""
+"""The law of data parallelism: R ranks compute what one rank computes on the joined batch.
+
+All cells are held to it in float64. In float32 the order of summation moves an activation by 1e-7 of itself; of the million
+activations of a convolutional cell some lie that near to the kink of a ReLU, and one on the other side is a change of 1e-2 in
+a network this small. Those of the fully connected networks are few enough: they are held to it in float32 too.
+"""
 
 import itertools
 from pathlib import Path
@@ -12,7 +17,7 @@ from tests.training import SMALL_MODELS, everything, run_ranks, settings, traine
 
 ITERATIONS = 5
 RANKS = 2
-TOLERANCE = 1e-5
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 CELLS = {
     "-".join([model, penalty, formulation, f"accumulation{steps}"]): {
@@ -39,59 +44,63 @@ CELLS["dcgan-batchnorm-in-both"] = {
     "penalty": {"name": "none"},
 }
 
-Result = dict[str, dict[str, torch.Tensor]]
+CASES = [(cell, dtype) for cell in CELLS for dtype in TOLERANCES if dtype == torch.float64 or cell.startswith("mlp")]
+IDS = [f"{cell}-{str(dtype).removeprefix('torch.')}" for cell, dtype in CASES]
+
+Case = tuple[str, torch.dtype]
+Result = dict[Case, dict[str, torch.Tensor]]
 
 
-def _train_cells(world: World, directory: Path, cells: dict[str, Any]) -> Result:
-    """Every tensor after ITERATIONS iterations, for each cell."""
+def _train_cases(world: World, directory: Path, cases: list[Case]) -> Result:
+    """Every tensor after ITERATIONS iterations, for each case."""
     results = {}
-    for name, cell in cells.items():
-        with trainer_of(settings(directory / name, **cell), world) as trainer:
+    for cell, dtype in cases:
+        with trainer_of(settings(directory / f"{cell}-{dtype}", **CELLS[cell]), world, dtype) as trainer:
             for _ in range(ITERATIONS):
                 trainer.iterate()
-            results[name] = everything(trainer)
+            results[cell, dtype] = everything(trainer)
     return results
 
 
-def _train_cells_without_one_all_reduce(world: World, directory: Path, cells: dict[str, Any]) -> Result:
-    """The planted fault: the discriminator's third step forgets to meet the other ranks."""
+def _train_cases_without_one_all_reduce(world: World, directory: Path, cases: list[Case]) -> Result:
+    """The planted fault: one step forgets to meet the other ranks."""
     from distgan.engine.ddp import DdpEngine
 
     backward, calls = DdpEngine.backward, itertools.count()
 
     def forgetful(engine: DdpEngine, part: str, batch: Any, *, last: bool) -> Any:
-        forgets = last and "discriminator_loss" and next(calls) == 4
+        forgets = last and next(calls) == 4
         return backward(engine, part, batch, last=last and not forgets)
 
     DdpEngine.backward = forgetful
-    return _train_cells(world, directory, cells)
+    return _train_cases(world, directory, cases)
 
 
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Result:
     world = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
-    return _train_cells(world, tmp_path_factory.mktemp("one"), CELLS)
+    return _train_cases(world, tmp_path_factory.mktemp("one"), CASES)
 
 
 @pytest.fixture(scope="module")
 def many_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
-    return run_ranks(RANKS, _train_cells, tmp_path_factory.mktemp("many"), CELLS)
+    return run_ranks(RANKS, _train_cases, tmp_path_factory.mktemp("many"), CASES)
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_many_ranks_equal_one_rank(cell: str, one_rank: Result, many_ranks: list[Result]) -> None:
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_many_ranks_equal_one_rank(case: Case, one_rank: Result, many_ranks: list[Result]) -> None:
     for rank in range(RANKS):
-        error, name = worst_error(many_ranks[rank][cell], one_rank[cell])
-        assert error < TOLERANCE, f"rank {rank}: {name} differs by {error:.1e}"
+        error, name = worst_error(many_ranks[rank][case], one_rank[case])
+        assert error < TOLERANCES[case[1]], f"rank {rank}: {name} differs by {error:.1e}"
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_ranks_agree_to_the_bit(cell: str, many_ranks: list[Result]) -> None:
-    first, second = (result[cell] for result in many_ranks)
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_ranks_agree_to_the_bit(case: Case, many_ranks: list[Result]) -> None:
+    first, second = (result[case] for result in many_ranks)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_forgotten_all_reduce_is_noticed(one_rank: Result, tmp_path: Path) -> None:
-    cell = "mlp-r1-double_backward-accumulation1"
-    wrong = run_ranks(RANKS, _train_cells_without_one_all_reduce, tmp_path, {cell: CELLS[cell]})
-    assert worst_error(wrong[0][cell], one_rank[cell])[0] > 10 * TOLERANCE
+    case = ("mlp-r1-double_backward-accumulation1", torch.float32)
+    wrong = run_ranks(RANKS, _train_cases_without_one_all_reduce, tmp_path, [case])
+    assert worst_error(wrong[0][case], one_rank[case])[0] > 100 * TOLERANCES[torch.float32]

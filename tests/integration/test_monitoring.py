@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 import urllib.request
 from pathlib import Path
@@ -61,8 +62,9 @@ def test_every_rank_serves_its_own_metrics(tmp_path: Path) -> None:
 
 def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
     terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (40, 160))
     command = [sys.executable, "-m", "distgan.train", *SMALL, "--run.dir", str(tmp_path / "run"), "--metrics.port", "0"]
-    process = subprocess.Popen([*command, "--train.total_kimg", "6.4"], stderr=end, env=os.environ | {"COLUMNS": "160"})
+    process = subprocess.Popen([*command, "--train.total_kimg", "6.4"], stderr=end)
     os.close(end)
     shown = b""
     deadline = time.monotonic() + GUARD_SECONDS
