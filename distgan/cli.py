@@ -38,12 +38,10 @@ def parse_command(arguments: Sequence[str]) -> Command:
     values: dict = {}
     for path in first.config:
         values = _merged(values, read_yaml(path))
-    model_name = first.model_name or _model_name_in(values)
-    if model_name not in MODELS:
-        raise InputError(f"model.name is {model_name!r}, which is not a model; set model.name to one of {', '.join(sorted(MODELS))}.")
-    flags, unknown = _parse_flags(config_class(model_name), arguments)
+    cls = _class_for(first.model_name or _model_name_in(values))
+    flags, unknown = _parse_flags(cls, arguments)
     values = _merged(values, flags)
-    known = flatten(config_class(model_name).model_validate({}).model_dump())
+    known = flatten(cls.model_validate({}).model_dump())
     problems = _unknown_flags(unknown, known)
     if first.config:
         values = _merged({"run": {"dir": f"runs/{first.config[-1].stem}"}}, values)
@@ -62,7 +60,7 @@ def validate(values: dict) -> TrainConfig:
     Raises:
         InputError: a sentence for each setting that is unknown or has a value it cannot have.
     """
-    cls = config_class(_model_name_in(values))
+    cls = _class_for(_model_name_in(values))
     try:
         return cls.model_validate(values)
     except ValidationError as error:
@@ -150,6 +148,12 @@ def _model_name_in(values: dict) -> str:
     model = values.get("model")
     name = model.get("name", DEFAULT_MODEL) if isinstance(model, dict) else DEFAULT_MODEL
     return name if isinstance(name, str) else str(name)
+
+
+def _class_for(model_name: str) -> type[TrainConfig]:
+    if model_name not in MODELS:
+        raise InputError(f"model.name is {model_name!r}, which is not a model; set model.name to one of {', '.join(sorted(MODELS))}.")
+    return config_class(model_name)
 
 
 def _nearest(key: str, known: dict) -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from distgan.errors import InputError
 
@@ -50,6 +51,18 @@ def die_with_agent() -> None:
     # An agent that died before the call sends nothing any more; an orphan's parent is another process.
     if os.getppid() != agent:
         sys.exit(1)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code, without taking the interpreter and torch apart.
+
+    Everything is written, flushed and closed by now. In about one in a hundred runs of eight gloo ranks, a finished rank
+    aborted in torch's own static destructors ("terminate called without an active exception": a thread not joined), which
+    turned a run that was done into a failure.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def refuse(error: InputError, program: str, local_rank: int = 0) -> int:

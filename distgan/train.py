@@ -17,7 +17,7 @@ from distgan.config import TrainConfig, without_overwrite
 from distgan.distributed import World
 from distgan.errors import InputError
 from distgan.metrics.prometheus import Exporter
-from distgan.process import EXIT_DONE, EXIT_STOPPED, StopRequest, die_with_agent, refuse
+from distgan.process import EXIT_DONE, EXIT_STOPPED, StopRequest, die_with_agent, leave, refuse
 from distgan.run_directory import RunDirectory
 from distgan.trainer import Trainer
 
@@ -92,4 +92,4 @@ def describe(config: TrainConfig, world: World, preflight: Preflight) -> str:
 
 if __name__ == "__main__":
     faulthandler.enable()  # a crash in compiled code says where it happened
-    sys.exit(main())
+    leave(main())

@@ -17,6 +17,7 @@ from distgan.cli import validate
 from distgan.distributed import World
 from distgan.images import to_float
 from distgan.metrics.prometheus import Exporter
+from distgan.process import leave
 from distgan.randomness import Randomness
 from distgan.trainer import Trainer
 
@@ -116,3 +117,4 @@ def _rank_main(rank: int, world_size: int, port: int, results: Any, function: Ca
     world = World.from_environment()
     with world.process_group(TIMEOUT_SECONDS):
         results[rank] = function(world, *arguments)
+    leave(0)
