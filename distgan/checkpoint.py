@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from distgan.data.index import sha256_of
@@ -52,7 +53,10 @@ def save(directory: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
         for name, tensors in checkpoint.tensors.items():
             on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             path = aside / f"{name}.safetensors"
-            safetensors.torch.save_file(on_cpu, path)
+            try:
+                safetensors.torch.save_file(on_cpu, path)
+            except SafetensorError as error:  # a full disk, in that library's words
+                raise OSError(str(error)) from error
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
         write_atomically(aside / STATE, json.dumps({"version": VERSION} | checkpoint.state, indent=2).encode())

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, create_model
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, CliSettingsSource
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from distgan.config import DEFAULT_MODEL, TrainConfig, config_class, flatten
 from distgan.errors import InputError
@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> dict:
         InputError: it cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise InputError(f"--config {path} cannot be read ({error.strerror}); give the path of a YAML file.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -85,6 +85,18 @@ def read_yaml(path: Path) -> dict:
     if not isinstance(values, dict):
         raise InputError(f"--config {path} holds a {type(values).__name__}; give sections such as 'train:' with their settings below.")
     return values
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML says a key stands once; PyYAML lets the last one win and drops the others without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key_node.value!r} stands twice", key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
 
 
 def to_yaml(config: TrainConfig) -> str:
@@ -121,18 +133,21 @@ def _parse_flags(cls: type[TrainConfig], arguments: Sequence[str]) -> tuple[dict
         parents=[_program_options()],
     )
     settings_class: Any = create_model("Flags", __base__=(cls, BaseSettings))
-    source = CliSettingsSource(
-        settings_class,
-        root_parser=parser,
-        parse_args_method=parse_known,
-        cli_parse_args=list(arguments),
-        cli_parse_none_str="null",
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-        cli_implicit_flags=True,
-        cli_use_class_docs_for_groups=True,
-    )
-    return source(), unknown
+    try:
+        source = CliSettingsSource(
+            settings_class,
+            root_parser=parser,
+            parse_args_method=parse_known,
+            cli_parse_args=list(arguments),
+            cli_parse_none_str="null",
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+            cli_implicit_flags=True,
+            cli_use_class_docs_for_groups=True,
+        )
+        return source(), unknown
+    except SettingsError as error:
+        raise InputError(f"The command line cannot be read: {error}; write --section.key value.") from None
 
 
 def _merged(values: dict, more: dict) -> dict:
@@ -156,11 +171,14 @@ def _class_for(model_name: str) -> type[TrainConfig]:
     return config_class(model_name)
 
 
-def _nearest(key: str, known: dict) -> str:
-    """'; did you mean train.batch_size?' or the way to the list of all."""
-    by_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    nearest = by_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"did you mean {nearest[0]}?" if nearest else "see --help for all settings."
+def _not_a_setting(field: str, known: dict) -> str:
+    owners = [name for name, model in MODELS.items() if field.removeprefix("model.") in model.Options.model_fields]
+    if field.startswith("model.") and owners:
+        return f"{field} is a setting of model.name {' or '.join(owners)}, but model.name is {known['model.name']}; take it out."
+    same_leaf = [name for name in known if name.rpartition(".")[2] == field.rpartition(".")[2]]
+    nearest = same_leaf or difflib.get_close_matches(field, known, n=1, cutoff=0.6)
+    mend = f"did you mean {nearest[0]}?" if nearest else "see --help for all settings."
+    return f"{field} is not a setting; {mend}"
 
 
 def _unknown_flags(arguments: list[str], known: dict) -> list[str]:
@@ -169,19 +187,25 @@ def _unknown_flags(arguments: list[str], known: dict) -> list[str]:
     for argument in arguments:
         if argument.startswith("--"):
             key, equals, _ = argument.removeprefix("--").partition("=")
-            problems.append(f"{key} is not a setting; {_nearest(key, known)}")
+            problems.append(_not_a_setting(key, known))
             value_of_unknown_key = not equals
         elif not value_of_unknown_key:
-            problems.append(f"{argument!r} belongs to no setting; write --section.key value (switches take none: --run.overwrite).")
+            problems.append(
+                f"{argument!r} belongs to no setting; write --section.key value (switches take none: --run.overwrite; "
+                "--config once per file)."
+            )
             value_of_unknown_key = False
     return problems
 
 
 def _sentence(details: ErrorDetails, known: dict) -> str:
     field = ".".join(str(part) for part in details["loc"])
+    if len(details["loc"]) == 1 and field in known:
+        section, _, key = field.partition(".")
+        return f"{field} stands as one key in a file; write it as two levels, {section}: {{{key}: {details['input']!r}}}."
     value = details["input"]
     if details["type"] == "extra_forbidden":
-        return f"{field} is not a setting; {_nearest(field, known)}"
+        return _not_a_setting(field, known)
     if details["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return f"{field} is {value!r}, but it is a section; give its settings as {field}.key."
     message = details["msg"]

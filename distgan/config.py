@@ -98,7 +98,7 @@ class EngineOptions(Section):
     """How the ranks work together."""
 
     name: Literal["ddp"] = Field(default="ddp", description="ddp: torch's DistributedDataParallel (nothing is wrapped on one rank)")
-    accumulation_steps: int = Field(default=1, ge=1, description="micro-batches per step; lowers memory, not speed")
+    accumulation_steps: int = Field(default=1, ge=1, description="micro-batches per step, to lower memory; batch norm sees one micro-batch")
     timeout_seconds: float = Field(default=600.0, gt=0, description="how long a rank waits for the others before it gives up, in seconds")
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +34,10 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, timeout_seconds: float | None = None) -> Iterator[None]:
+def locked(path: Path, timeout_seconds: float | None = None, waiting: str = "") -> Iterator[None]:
     """Hold `path` (created if missing) by flock; the kernel lets go of it however the process ends.
+
+    Prints `waiting` to stderr, once, if another process holds it.
 
     Raises:
         TimeoutError: another process held it for `timeout_seconds` (None: wait for ever).
@@ -48,5 +51,8 @@ def locked(path: Path, timeout_seconds: float | None = None) -> Iterator[None]:
             except BlockingIOError:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutError(f"{path} is held by another process") from None
+                if waiting:
+                    print(waiting, file=sys.stderr, flush=True)
+                    waiting = ""
                 time.sleep(0.1)
         yield

@@ -56,7 +56,7 @@ def die_with_agent() -> None:
 def leave(code: int) -> NoReturn:
     """End the process with this exit code, without taking the interpreter and torch apart.
 
-    Everything is written, flushed and closed by now. In about one in a hundred runs of eight gloo ranks, a finished rank
+    Everything is written, flushed and closed by now. In two of some eighty runs of eight gloo ranks a finished rank
     aborted in torch's own static destructors ("terminate called without an active exception": a thread not joined), which
     turned a run that was done into a failure.
     """

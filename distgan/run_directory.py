@@ -43,7 +43,8 @@ class RunDirectory:
         """{field: (value in this run, value now)} of the settings that differ; none if the run is new."""
         if not self.config.exists():
             return {}
-        return changed_fields(validate(read_yaml(self.config)).model_dump(), config.model_dump())
+        changed = changed_fields(validate(read_yaml(self.config)).model_dump(), config.model_dump())
+        return {field: values for field, values in changed.items() if field not in ("run.dir", "run.overwrite")}
 
     def _resume_problems(self, config: TrainConfig, manifest_hash: str | None) -> list[str]:
         way_out = "set it back, set run.dir to another directory, or pass --run.overwrite to move the old run aside"
@@ -54,7 +55,7 @@ class RunDirectory:
         problems = [
             f"{field} is {now!r}, but the run in {self.path} has {before!r}; {way_out}."
             for field, (before, now) in changes.items()
-            if not resume_may_change(field)
+            if not resume_may_change(field) and (field == "model.name" or "model.name" not in changes or not field.startswith("model."))
         ]
         trained_on = checkpoint.newest_readable_state(self.checkpoints).get("manifest_hash", manifest_hash)
         if manifest_hash and not problems and trained_on != manifest_hash:
@@ -71,16 +72,25 @@ class RunDirectory:
         Raises:
             InputError: another process keeps it for longer than LOCK_SECONDS, or it cannot be written.
         """
+        waiting = f"{self.path} is held by another run; waiting up to {LOCK_SECONDS} s for it to end."
         try:
             if config.run.overwrite and self.config.exists():
-                with locked(self._lock, LOCK_SECONDS):  # not from under a run that still writes
+                with locked(self._lock, LOCK_SECONDS, waiting):  # not from under a run that still writes
                     self.path.rename(self.path.with_name(f"{self.path.name}.until-{time.strftime('%Y%m%d-%H%M%S')}"))
-            self.samples.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
-            with locked(self._lock, LOCK_SECONDS):
+            self._make()
+            with locked(self._lock, LOCK_SECONDS, waiting):
                 write_atomically(self.config, to_yaml(config).encode())
                 yield
         except TimeoutError:
             raise InputError(
                 f"run.dir is {str(self.path)!r}, which another run holds; wait for it to end or set run.dir to another directory."
+            ) from None
+
+    def _make(self) -> None:
+        try:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"run.dir is {str(self.path)!r}, which cannot be made ({error.strerror}); set run.dir to another directory."
             ) from None

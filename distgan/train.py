@@ -70,7 +70,9 @@ def _announce(trainer: Trainer, changes: dict[str, tuple[object, object]]) -> No
     reporter.event(
         "resume" if resumed else "start", num_ranks=trainer.world.size, changed={name: now for name, (_, now) in changes.items()}
     )
-    if resumed:
+    if not resumed:
+        reporter.say(f"Starting {trainer.samples_directory.parent}.")
+    else:
         reporter.say(f"Resuming {trainer.samples_directory.parent} at {trainer.state.num_images / 1000:g} kimg.")
     for field, (before, now) in changes.items():
         reporter.say(f"Changed since the last sitting: {field} from {before!r} to {now!r}.")
@@ -85,7 +87,7 @@ def describe(config: TrainConfig, world: World, preflight: Preflight) -> str:
         *(f"# {name}: {sum(p.numel() for p in network.parameters()):,} parameters" for name, network in networks.items()),
         f"# batch: {config.train.batch_size} = {world.size} ranks x {per_rank} (in {config.engine.accumulation_steps} micro-batches)",
         f"# data: {preflight.manifest.num_samples:,} samples in {len(preflight.manifest.shards)} shards, "
-        f"{preflight.manifest.num_classes} classes, images {size}x{size}x{channels}, manifest {preflight.manifest.hash[:12]}",
+        f"{preflight.manifest.num_classes or 'no'} classes, images {size}x{size}x{channels}, manifest {preflight.manifest.hash[:12]}",
     ]
     return to_yaml(config) + "\n".join(lines)
 

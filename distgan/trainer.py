@@ -118,6 +118,7 @@ class Trainer:
         self._log()
         self._save_samples()
         self.saver.save()
+        self.reporter.close()
 
     def _log(self) -> None:
         means = self.reporter.interval()

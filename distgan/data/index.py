@@ -20,6 +20,7 @@ from distgan.files import write_atomically
 
 IMAGE_EXTENSIONS = frozenset({"png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm"})
 LABEL_EXTENSION = "cls"
+SORTED = "pack it again with sorted names (tar --sort=name)"
 NO_LABEL = -1
 # What Pillow raises on damaged bytes, by format.
 UNREADABLE_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -115,7 +116,11 @@ def _read_samples(shard: Path) -> list[tuple]:
             raise InputError(f"{shard} is not a readable tar ({error}); pack it again or take it out of data.url.") from None
         _check_end(shard, file, tar.offset)
     if not samples:
-        raise InputError(f"{shard} holds no image ({', '.join(sorted(IMAGE_EXTENSIONS))}); pack it again or take it out of data.url.")
+        found = sorted({_key_and_extension(member.name)[1] for member in tar.getmembers() if member.isfile()})
+        raise InputError(
+            f"{shard} holds no image ({', '.join(sorted(IMAGE_EXTENSIONS))}), only {', '.join(found[:5]) or 'nothing'}: a name's extension "
+            "begins at its first dot; pack it again or take it out of data.url."
+        )
     return samples
 
 
@@ -125,32 +130,38 @@ def _samples(shard: Path, tar: tarfile.TarFile) -> list[tuple]:
     seen: set[str] = set()
     key, members = None, {}
     for member in tar:
-        folder, _, name = member.name.rpartition("/")
-        stem, _, extension = name.partition(".")
-        if member.isdir() or not stem:  # hidden files, such as macOS's ._NAME between the members, are no samples
+        member_key, extension = _key_and_extension(member.name)
+        if member.isdir() or not member_key.rpartition("/")[2]:  # hidden files, such as macOS's ._NAME, are no samples
             continue
         if not member.isfile():
             raise InputError(f"{shard} holds {member.name!r}, which is a link or a device; pack it again with plain files.")
-        member_key = f"{folder}/{stem}"
         if member_key != key:
             if key is not None:
                 samples += _sample(shard, tar, key, members)
             if member_key in seen:
-                raise InputError(f"{shard} holds the sample {member_key!r} twice or in pieces; pack it again with sorted keys.")
+                raise InputError(f"{shard} holds the sample {member_key!r} twice or in pieces; {SORTED}.")
             seen.add(member_key)
             key, members = member_key, {}
-        if extension.lower() in members:
+        if extension in members:
             raise InputError(f"{shard} holds {member.name!r} twice; pack it again.")
-        members[extension.lower()] = member
+        members[extension] = member
     return samples + (_sample(shard, tar, key, members) if key is not None else [])
+
+
+def _key_and_extension(name: str) -> tuple[str, str]:
+    """'a/b.seg.PNG' -> ('a/b', 'seg.png'): webdataset's rule, the key ends at the first dot of the last part."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, extension = last.partition(".")
+    return folder + slash + stem, extension.lower()
 
 
 def _sample(shard: Path, tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo]) -> list[tuple]:
     """The index row of one sample, as a list of one; a list of none if no member is an image or a label."""
-    key = key.lstrip("/")
     images = [member for extension, member in members.items() if extension in IMAGE_EXTENSIONS]
     if not images and LABEL_EXTENSION not in members:
         return []  # files that belong to no sample, such as a README
+    if not images and any(_key_and_extension(other.name) in [(key, e) for e in IMAGE_EXTENSIONS] for other in tar.getmembers()):
+        raise InputError(f"{shard} does not hold the members of the sample {key!r} side by side; {SORTED}.")
     if len(images) != 1:
         raise InputError(f"{shard} holds {len(images)} images in the sample {key!r}; pack it again with one image each.")
     payload = _read_member(shard, tar, images[0])
@@ -158,8 +169,8 @@ def _sample(shard: Path, tar: tarfile.TarFile, key: str, members: dict[str, tarf
         with Image.open(io.BytesIO(payload)) as image:
             image.load()  # half an image has a whole header
             width, height, mode = *image.size, image.mode
-    except UNREADABLE_IMAGE as error:
-        raise InputError(f"{shard} holds {images[0].name!r}, which is not a readable image ({error}); pack it again.") from None
+    except UNREADABLE_IMAGE:
+        raise InputError(f"{shard} holds {images[0].name!r}, which is not a readable image; pack it again.") from None
     if max(width, height) > np.iinfo(np.uint16).max:
         raise InputError(f"{shard} holds {images[0].name!r} of {width}x{height} pixels; scale it below 65,536 a side.")
     channels = 1 if mode in ("1", "L", "LA", "I", "I;16", "F") else 3
@@ -172,7 +183,8 @@ def _label(shard: Path, tar: tarfile.TarFile, key: str, member: tarfile.TarInfo 
         return NO_LABEL
     text = _read_member(shard, tar, member)
     if len(text) > 32 or not text.strip().isdigit() or int(text) >= 2**31:
-        raise InputError(f"{shard} holds the label {text[:32]!r} in the sample {key!r}; make its .{LABEL_EXTENSION} a whole number from 0.")
+        shown = text[:32].decode(errors="replace").strip()
+        raise InputError(f"{shard} holds the label {shown!r} in the sample {key!r}; make its .{LABEL_EXTENSION} a whole number from 0.")
     return int(text)
 
 

@@ -87,7 +87,7 @@ class Manifest:
         """Raise InputError, naming one, if a sample has no label."""
         for shard in self.shards:
             if shard.record.num_labelled < shard.record.num_samples:
-                number = int(np.flatnonzero(shard.load_index()["label"] == index.NO_LABEL)[0])
+                number = int(np.flatnonzero(shard.load_index()["label"] == index.NO_LABEL)[0])  # the index holds no keys
                 raise InputError(
                     f"model.conditional is true, but sample {number} of {shard.path} has no label (.cls); "
                     "add the label or set model.conditional to false."

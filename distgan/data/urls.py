@@ -1,5 +1,6 @@
 """`data.url` -> the paths of its shards."""
 
+import glob
 from pathlib import Path
 
 from braceexpand import UnbalancedBracesError, braceexpand  # pyright: ignore[reportAttributeAccessIssue]
@@ -8,7 +9,7 @@ from distgan.errors import InputError
 
 
 def resolve(url: str) -> list[Path]:
-    """The shards that `url` names: a tar file, a brace pattern of tar files, or a directory (all of its *.tar).
+    """The shards that `url` names: a tar file, a pattern ({0..9}, *) of tar files, or a directory (all of its *.tar).
 
     Raises:
         InputError: nothing is there, or the scheme is one that is not read.
@@ -24,17 +25,20 @@ def resolve(url: str) -> list[Path]:
 
 def _resolve(url: str) -> list[Path]:
     try:
-        paths = [Path(path).expanduser() for path in braceexpand(url)]
+        patterns = [str(Path(path).expanduser()) for path in braceexpand(url)]
     except UnbalancedBracesError as error:
         raise InputError(
             f"data.url is {url!r}, whose braces do not pair ({error}); write a pattern such as 'x-{{0000..0127}}.tar'."
         ) from None
     shards = []
-    for path in paths:
+    for path in [Path(path) for pattern in patterns for path in sorted(glob.glob(pattern)) or [pattern]]:
         if path.is_dir():
             inside = sorted(path.glob("*.tar"))
             if not inside:
-                raise InputError(f"data.url is {url!r}, but {path} holds no *.tar file; set data.url to where the shards are.")
+                raise InputError(
+                    f"data.url is {url!r}, but {path} holds no *.tar file; set data.url to where the shards are, "
+                    f"or pack images and labels: tar --sort=name -cf x.tar -C {path} ."
+                )
             shards += inside
         else:
             shards.append(path)

@@ -1,10 +1,13 @@
 """One place that everything measured goes through: every rank's exporter; on rank 0 log.jsonl and the progress bar."""
 
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -28,8 +31,11 @@ class Reporter:
         self._meter = Meter(world)
         self._total_images = total_images
         self._bar = None
-        if world.is_main and sys.stderr.isatty():
-            self._bar = tqdm(total=int(total_images), initial=state.num_images, unit="img", unit_scale=True, dynamic_ncols=True)
+        if world.is_main and _is_wide_terminal(sys.stderr):
+            iterations = math.ceil(total_images / state.images_per_iteration)
+            self._bar = tqdm(
+                total=iterations * state.images_per_iteration, initial=state.num_images, unit="img", unit_scale=True, dynamic_ncols=True
+            )
         self._begin_interval()
 
     def _begin_interval(self) -> None:
@@ -89,6 +95,7 @@ class Reporter:
         """Leave the progress bar."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def _export(self, means: dict[str, float], speed: dict[str, float], iterations: int) -> None:
         self._exporter.images_per_second.set(speed["images_per_second"] / self._world.size)
@@ -106,17 +113,18 @@ class Reporter:
             file.write(json.dumps(record) + "\n")
 
     def _show(self, values: dict[str, float]) -> None:
-        losses = {"D": values.get("discriminator_loss", float("nan")), "G": values.get("generator_loss", float("nan"))}
-        shown = {
-            "img/s": f"{values['images_per_second']:.0f}",
-            "data wait": f"{values['data_wait_share']:.1%}",
-            **{f"loss {name}": f"{value:.3f}" for name, value in losses.items()},
-        }
+        discriminator, generator = (values.get(f"{name}_loss", float("nan")) for name in ("discriminator", "generator"))
+        shown = f"data wait {values['data_wait_share']:.1%}, loss D {discriminator:.3f}, loss G {generator:.3f}"
         if self._bar is not None:
-            self._bar.set_postfix(shown)
+            self._bar.set_postfix_str(shown)  # it shows the images/s itself
         else:
-            kimg = f"{self._state.num_images / 1000:.1f}/{self._total_images / 1000:g} kimg"
-            self.say(", ".join([kimg, *(f"{name} {value}" for name, value in shown.items())]))
+            kimg = f"{self._state.num_images / 1000:g}/{self._total_images / 1000:g} kimg"
+            self.say(f"{kimg}, img/s {values['images_per_second']:.0f}, {shown}")
+
+
+def _is_wide_terminal(stream: TextIO) -> bool:
+    """Whether a progress bar would show: some terminals (of containers, say) are zero columns wide."""
+    return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
 
 
 def _rounded(value: float) -> float | None:

@@ -76,4 +76,5 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
     assert process.wait(GUARD_SECONDS) == 0
     text = shown.decode()
     assert re.search(r"100%\|.*6\.40k/6\.40k", text), text
-    assert re.search(r"img/s=\d+, data wait=\d+\.\d%, loss D=\d\.\d+, loss G=\d\.\d+", text), text
+    assert re.search(r"img/s, data wait \d+\.\d%, loss D \d\.\d+, loss G \d\.\d+", text), text
+    assert text.rstrip().endswith("ema.png"), "the bar is gone when the last line is said"

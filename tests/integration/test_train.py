@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors import SafetensorError
 
 from distgan import checkpoint, train
 from distgan.engine.ddp import DdpEngine
@@ -95,17 +96,20 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -
 def test_a_full_disk_costs_a_checkpoint_but_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save, calls = checkpoint.save, []
+    calls = []
 
-    def full_at_first(*arguments: object) -> Path:
-        calls.append(arguments)
+    def full_at_first(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        calls.append(path)
         if len(calls) == 1:
-            raise OSError(28, "No space left on device")
-        return save(*arguments)  # type: ignore[arg-type]
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save", full_at_first)
+    save_file = checkpoint.safetensors.torch.save_file
+    monkeypatch.setattr(checkpoint.safetensors.torch, "save_file", full_at_first)
     assert _train(tmp_path / "run", "--checkpoint.every_kimg", "0.3") == 0
-    assert "warning: the checkpoint of iteration 5 was not saved ([Errno 28] No space left on device)" in capsys.readouterr().err
+    assert (
+        "warning: the checkpoint of iteration 5 was not saved (Error while serializing: I/O error: No space left" in capsys.readouterr().err
+    )
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [10]
 
 

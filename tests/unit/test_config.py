@@ -35,7 +35,7 @@ def test_the_model_of_a_file_decides_the_section(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("model:\n  name: mlp\n  generator_sizes: [3, 4]\n")
     assert parse_command(["--config", str(path)]).config.model.model_dump()["generator_sizes"] == [3, 4]
-    with pytest.raises(InputError, match=r"model\.generator_sizes is not a setting"):
+    with pytest.raises(InputError, match=r"model\.generator_sizes is a setting of model\.name mlp, but model\.name is dcgan"):
         parse_command(["--config", str(path), "--model.name", "dcgan"])
 
 

@@ -96,7 +96,7 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     ),
     "option of another model": (
         _with("--model.name", "mlp", "--model.max_channels", "8"),
-        ["model.max_channels is not a setting"],
+        ["model.max_channels is a setting of model.name dcgan, but model.name is mlp"],
     ),
     "unknown model": (_with("--model.name", "dcgna"), ["model.name is 'dcgna'", "dcgan, mlp"]),
     "a stray word": (_with("resume"), ["'resume' belongs to no setting", "--section.key value"]),
@@ -109,6 +109,21 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     "not a mapping": (_with_file("a.yaml", "- train\n"), ["a.yaml holds a list", "sections"]),
     "not YAML": (_with_file("a.yaml", "train: {batch_size: 4"), ["a.yaml is not valid YAML", "line"]),
     "no such file": (_with("--config", "nowhere.yaml"), ["--config nowhere.yaml cannot be read", "No such file"]),
+    "a dotted key in a file": (
+        _with_file("a.yaml", "train.batch_size: 16\n"),
+        ["train.batch_size stands as one key in a file; write it as two levels, train: {batch_size: 16}"],
+    ),
+    "a section twice in a file": (
+        _with_file("a.yaml", "train: {batch_size: 8}\ntrain: {total_kimg: 1}\n"),
+        ["the key 'train' stands twice"],
+    ),
+    "a section as a flag": (_with("--train", "foo"), ["The command line cannot be read", "train"]),
+    "a directory that cannot be made": (_with("--run.dir", "/proc/x/y"), ["run.dir is '/proc/x/y'", "cannot be made"]),
+    "a sample's members apart": (
+        _with_shard({"0.png": _png(32, 32), "1.png": _png(32, 32), "2.cls": b"1", "2b.png": _png(32, 32), "2.png": _png(32, 32)}),
+        ["x.tar does not hold the members of the sample '2' side by side", "tar --sort=name"],
+    ),
+    "an extension that begins too early": (_with_shard({"a.v2.png": _png(32, 32)}), ["holds no image", "only v2.png", "first dot"]),
     "every bad value at once": (
         _with("--train.batchsize", "12", "--train.total_kimg", "-1", "--loss.name", "l2", "--penalty.every", "x"),
         ["train.batchsize is not a setting", "train.total_kimg is '-1'", "loss.name is 'l2'", "penalty.every is 'x'"],
