@@ -22,6 +22,7 @@ from distgan.engine.base import Engine
 from distgan.engine.ddp import DdpEngine
 from distgan.errors import InputError
 from distgan.feed import Feed
+from distgan.images import save_grid
 from distgan.losses import LOSSES
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.reporter import Reporter
@@ -154,6 +155,8 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
     ):
         for warning in warnings:
             reporter.say(f"warning: {warning}; it is passed over.")
+        if world.is_main:
+            _save_real_grid(config, preflight, directory)
         yield Trainer(
             world=world,
             schedule=schedule,
@@ -175,6 +178,14 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
 def grid_labels(count: int, num_classes: int | None) -> torch.Tensor | None:
     """Labels of a grid, one class after the other, [count] int64; None for an unconditional model."""
     return None if num_classes is None else torch.arange(count) % num_classes
+
+
+def _save_real_grid(config: TrainConfig, preflight: Preflight, directory: RunDirectory) -> None:
+    """Real images beside the generated ones, as the discriminator gets them: scaled, cropped, in the run's own order."""
+    one_rank = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+    layout = BatchLayout(config.metrics.num_sample_images, accumulation_steps=1, world_size=1, rank=0)
+    with closing(_build_reader(config, preflight, layout, 0, one_rank)) as reader:
+        save_grid(next(reader).images, directory.samples / "real.png")
 
 
 def _build_reader(config: TrainConfig, preflight: Preflight, layout: BatchLayout, first_batch: int, world: World) -> Reader:

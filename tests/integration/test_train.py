@@ -34,8 +34,10 @@ def test_what_a_run_leaves_behind(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"Picture: {run / 'samples' / 'kimg-00000.640-ema.png'}" in stderr
     assert all(word in stderr for word in ("img/s", "data wait", "loss D", "loss G"))
     assert sorted(path.name for path in (run / "samples").iterdir()) == [
-        f"kimg-{kimg}-{name}.png" for kimg in ("00000.320", "00000.640") for name in ("ema", "raw")
+        *(f"kimg-{kimg}-{name}.png" for kimg in ("00000.320", "00000.640") for name in ("ema", "raw")),
+        "real.png",
     ]
+    assert Image.open(run / "samples" / "real.png").size == (10 * 66 + 2, 8 * 66 + 2)
     assert Image.open(run / "samples" / "kimg-00000.640-ema.png").size == (10 * 66 + 2, 8 * 66 + 2)
     assert checkpoint.steps(run / "checkpoints") == [5, 10]
     assert yaml.safe_load((run / "config.yaml").read_text())["train"]["total_kimg"] == 0.64
