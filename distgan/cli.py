@@ -176,7 +176,7 @@ def _not_a_setting(field: str, known: dict) -> str:
     if field.startswith("model.") and owners:
         return f"{field} is a setting of model.name {' or '.join(owners)}, but model.name is {known['model.name']}; take it out."
     same_leaf = [name for name in known if name.rpartition(".")[2] == field.rpartition(".")[2]]
-    nearest = same_leaf or difflib.get_close_matches(field, known, n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(field, same_leaf or known, n=1, cutoff=0.0 if same_leaf else 0.6)
     mend = f"did you mean {nearest[0]}?" if nearest else "see --help for all settings."
     return f"{field} is not a setting; {mend}"
 
@@ -189,12 +189,13 @@ def _unknown_flags(arguments: list[str], known: dict) -> list[str]:
             key, equals, _ = argument.removeprefix("--").partition("=")
             problems.append(_not_a_setting(key, known))
             value_of_unknown_key = not equals
-        elif not value_of_unknown_key:
+        elif value_of_unknown_key:
+            value_of_unknown_key = False
+        else:
             problems.append(
                 f"{argument!r} belongs to no setting; write --section.key value (switches take none: --run.overwrite; "
                 "--config once per file)."
             )
-            value_of_unknown_key = False
     return problems
 
 
