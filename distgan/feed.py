@@ -1,6 +1,7 @@
 """What the phases are fed: this rank's slices of real images, noise and labels, on its device."""
 
 from dataclasses import replace
+from typing import overload
 
 import torch
 
@@ -38,27 +39,39 @@ class Feed:
 
     def for_discriminator(self, step: int) -> list[Batch]:
         """The micro-batches of discriminator step `step`; the fakes are still to be made."""
-        return [self._real(step, micro_batch) for micro_batch in range(self._layout.accumulation_steps)]
+        latents, labels = self._noise("discriminator", step)
+        shares = self._randomness.uniform("interpolation", step, self._layout.batch_size)
+        return [
+            Batch(*self._real(), self._own(latents, micro_batch), self._own(labels, micro_batch), self._own(shares, micro_batch))
+            for micro_batch in range(self._layout.accumulation_steps)
+        ]
 
     def for_generator(self, iteration: int, batches: list[Batch]) -> list[Batch]:
         """The micro-batches of the generator's step: new noise beside the real images of `batches`."""
-        fed = []
-        for micro_batch, batch in enumerate(batches):
-            latents, labels = self._noise("generator", iteration, micro_batch)
-            fed.append(replace(batch, latents=latents, fake_labels=labels, fake_images=None))
-        return fed
+        latents, labels = self._noise("generator", iteration)
+        return [
+            replace(batch, latents=self._own(latents, micro_batch), fake_labels=self._own(labels, micro_batch), fake_images=None)
+            for micro_batch, batch in enumerate(batches)
+        ]
 
-    def _real(self, step: int, micro_batch: int) -> Batch:
+    def _real(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The next slice of real images and, if the model is conditional, of their labels."""
         real = next(self._reader)
         images = to_float(real.images.to(self._device, non_blocking=True))
-        labels = None if self._num_classes is None else real.labels.to(self._device, non_blocking=True)
-        shares = self._randomness.uniform("interpolation", step, self._layout.batch_size)[self._layout.positions(micro_batch)]
-        return Batch(images, labels, *self._noise("discriminator", step, micro_batch), shares.to(self._device))
+        return images, None if self._num_classes is None else real.labels.to(self._device, non_blocking=True)
 
-    def _noise(self, phase: str, index: int, micro_batch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents and labels for fakes: drawn for the global batch, of which this rank keeps its slice."""
-        positions, size = self._layout.positions(micro_batch), self._layout.batch_size
-        latents = self._randomness.normal(f"{phase}.latents", index, size, self._latent_size)[positions].to(self._device)
+    def _noise(self, phase: str, index: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents and labels for the fakes of the whole global batch."""
+        size = self._layout.batch_size
+        latents = self._randomness.normal(f"{phase}.latents", index, size, self._latent_size)
         if self._num_classes is None:
             return latents, None
-        return latents, self._randomness.integers(f"{phase}.labels", index, size, self._num_classes)[positions].to(self._device)
+        return latents, self._randomness.integers(f"{phase}.labels", index, size, self._num_classes)
+
+    @overload
+    def _own(self, draws: torch.Tensor, micro_batch: int) -> torch.Tensor: ...
+    @overload
+    def _own(self, draws: torch.Tensor | None, micro_batch: int) -> torch.Tensor | None: ...
+    def _own(self, draws: torch.Tensor | None, micro_batch: int) -> torch.Tensor | None:
+        """This rank's slice of what was drawn for the global batch, on its device."""
+        return None if draws is None else draws[self._layout.positions(micro_batch)].to(self._device)

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from distgan import checkpoint
@@ -72,19 +72,25 @@ class RunDirectory:
         Raises:
             InputError: another process keeps it for longer than LOCK_SECONDS, or it cannot be written.
         """
+        if config.run.overwrite and self.config.exists():
+            with self._locked():  # not from under a run that still writes
+                self.path.rename(self.path.with_name(f"{self.path.name}.until-{time.strftime('%Y%m%d-%H%M%S')}"))
+        self._make()
+        with self._locked():
+            write_atomically(self.config, to_yaml(config).encode())
+            yield
+
+    def _locked(self) -> ExitStack:
+        """The lock, taken; leaving the stack lets go. Only taking it is translated: a run has time-outs of its own."""
         waiting = f"{self.path} is held by another run; waiting up to {LOCK_SECONDS} s for it to end."
+        stack = ExitStack()
         try:
-            if config.run.overwrite and self.config.exists():
-                with locked(self._lock, LOCK_SECONDS, waiting):  # not from under a run that still writes
-                    self.path.rename(self.path.with_name(f"{self.path.name}.until-{time.strftime('%Y%m%d-%H%M%S')}"))
-            self._make()
-            with locked(self._lock, LOCK_SECONDS, waiting):
-                write_atomically(self.config, to_yaml(config).encode())
-                yield
+            stack.enter_context(locked(self._lock, LOCK_SECONDS, waiting))
         except TimeoutError:
             raise InputError(
                 f"run.dir is {str(self.path)!r}, which another run holds; wait for it to end or set run.dir to another directory."
             ) from None
+        return stack
 
     def _make(self) -> None:
         try:

@@ -9,7 +9,7 @@ import hashlib
 import io
 import tarfile
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +55,6 @@ class ShardRecord:
     num_not_square: int
     index_bytes: int  # of the index file, the other half of this record
     index_crc32: int
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def index_path(shard: Path, index_directory: Path) -> Path:

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +193,7 @@ def _read_records(directory: Path) -> dict[str, ShardRecord]:
 
 def _write_records(directory: Path, by_name: dict[str, ShardRecord]) -> None:
     records = [by_name[name] for name in sorted(by_name)]
-    lines = "".join(json.dumps(record.as_dict()) + "\n" for record in records)
+    lines = "".join(json.dumps(asdict(record)) + "\n" for record in records)
     totals = {
         "version": VERSION,
         "hash": _hash(records),

@@ -117,6 +117,7 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         _with_file("a.yaml", "train: {batch_size: 8}\ntrain: {total_kimg: 1}\n"),
         ["the key 'train' stands twice"],
     ),
+    "a key that is a mapping": (_with_file("a.yaml", "train: {{batch_size}}\n"), ["a.yaml is not valid YAML", "unhashable key"]),
     "a section as a flag": (_with("--train", "foo"), ["The command line cannot be read", "train"]),
     "a directory that cannot be made": (_with("--run.dir", "/proc/x/y"), ["run.dir is '/proc/x/y'", "cannot be made"]),
     "a sample's members apart": (
@@ -216,6 +217,15 @@ def test_a_run_that_another_process_holds(tmp_path: Path, capsys: pytest.Capture
             assert train.main([*command, *more]) == 2
         assert "which another run holds" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_timeout_of_the_run_itself_is_not_taken_for_a_held_directory(tmp_path: Path) -> None:
+    from distgan.cli import parse_command
+    from distgan.run_directory import RunDirectory
+
+    config = parse_command(["--run.dir", str(tmp_path / "run")]).config
+    with pytest.raises(TimeoutError, match="a rank did not answer"), RunDirectory(tmp_path / "run").held(config):
+        raise TimeoutError("a rank did not answer")
 
 
 @pytest.mark.parametrize(("variable", "value"), [("RANK", "one"), ("WORLD_SIZE", "-1")])
