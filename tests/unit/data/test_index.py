@@ -1,10 +1,13 @@
 """A shard's index: its rows point at exactly the bytes of the images, and what is not whole is refused by name."""
 
+import gc
 import gzip
 import io
 import tarfile
+import time
 import zlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -121,6 +124,34 @@ def test_an_index_is_small_and_needs_no_pickle(shard: Path) -> None:
     assert index_path(shard, shard.parent).stat().st_size < 32 * 50 + 512
     assert np.array_equal(np.load(index_path(shard, shard.parent), allow_pickle=False), rows)
     assert record.num_samples == 50
+
+
+def test_threads_load_indexes_while_garbage_is_collected(shard: Path) -> None:
+    """np.load would fail here in some of the calls, on Python 3.11.7 and 3.12.1 (python/cpython#106905)."""
+
+    class Garbage:
+        """Lets go of the interpreter when it is collected, which may be in the middle of anything."""
+
+        def __init__(self) -> None:
+            self.cycle = self
+
+        def __del__(self) -> None:
+            time.sleep(0)
+
+    def load() -> int:
+        Garbage()
+        return len(load_index(shard, shard.parent))
+
+    write_tar(shard, sample_members(range(5)))
+    index_shard(shard, shard.parent)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(20)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            counts = [future.result() for future in [pool.submit(load) for _ in range(400)]]
+    finally:
+        gc.set_threshold(*thresholds)
+    assert counts == [5] * 400
 
 
 def test_directories_and_files_of_no_sample_are_passed_over(shard: Path) -> None:
