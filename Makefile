@@ -32,14 +32,15 @@ lint: setup ## ruff, pyright and clang-format; changes nothing
 .PHONY: setup
 setup: .venv/.installed ## .venv with everything (PYTHON=/path/to/python picks the interpreter)
 
-.venv/.installed: pyproject.toml setup.py constraints.txt launch/setup.sh
+.venv/.installed: pyproject.toml setup.py constraints.txt launch/setup.sh csrc/build.py $(CSRC)
 	@launch/setup.sh
 	@touch $@
 
 .PHONY: clean
 clean: ## remove .venv and everything built; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find distgan tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f distgan/ops/*.so
+	find csrc distgan tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help
 help: ## this list

@@ -17,6 +17,7 @@ try_install() {
 
 install() {
     try_install "$@" || {
+        grep -E 'error( [A-Z0-9]+)?:' .venv/setup.log | head -n 5 >&2 || true # a compiler's, far above pip's own last lines
         tail -n 15 .venv/setup.log >&2
         echo "setup: pip could not install $*; all it said is in .venv/setup.log." >&2
         exit 1
@@ -92,10 +93,15 @@ make_venv
 echo "Installing the packages of constraints.txt; this can take some minutes"
 install pip setuptools
 install_torch
-# Without build isolation, as the package's build needs the very torch that is installed.
+# Without build isolation, as the operators are compiled for the very torch that is installed.
+install ninja pybind11
+echo "Compiling the operators; where nvcc is, this can take a minute"
 install --no-build-isolation -e '.[dev]'
 .venv/bin/python - "$reason" <<'END'
 import sys, torch
+from distgan.ops import library
 build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
 print(f"torch {torch.__version__}: {build} build ({sys.argv[1]})")
+for device_type in ["cpu", "cuda"] if torch.version.cuda else ["cpu"]:
+    print(library.describe(device_type))
 END

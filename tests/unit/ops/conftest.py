@@ -1,0 +1,3 @@
+from tests.unit.ops.implementations import ops
+
+__all__ = ["ops"]
