@@ -176,7 +176,7 @@ def problems_between_fields(config: TrainConfig, world_size: int) -> list[str]:
     if config.penalty.name != "none" and config.model.discriminator_mixes_samples:
         problems.append(
             f"penalty.name is {config.penalty.name!r}, a penalty per sample, but the discriminator's batch norm makes every output "
-            "depend on the whole batch; set model.discriminator_norm to none or penalty.name to none."
+            "depend on the whole batch; set model.discriminator_norm to spectral or none, or penalty.name to none."
         )
     if config.loss.name == "wasserstein" and config.penalty.name != "wgan_gp":
         problems.append(

@@ -5,6 +5,7 @@ import copy
 import torch
 
 from distgan.models.base import Generator
+from distgan.ops import ema_update
 
 
 class Ema:
@@ -31,9 +32,7 @@ class Ema:
         """Move towards `generator`: parameters and float buffers (batch statistics) are averaged, other buffers copied."""
         average, current = self.network.state_dict(), generator.state_dict()
         floating = [name for name, value in average.items() if value.is_floating_point()]
-        share = 1 - self.decay(num_images, images_per_update)
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            [average[name] for name in floating], [current[name] for name in floating], share
-        )
+        decay = self.decay(num_images, images_per_update)
+        ema_update([average[name] for name in floating], [current[name] for name in floating], decay)
         for name in average.keys() - set(floating):
             average[name].copy_(current[name])

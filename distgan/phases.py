@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from distgan.batch import Batch
 from distgan.losses import Loss
-from distgan.models.base import Discriminator, Generator
-from distgan.regularizers import Penalty, exact_penalty, mix
+from distgan.models.base import Discriminator, Generator, Logits
+from distgan.ops import gradient_penalty_interpolate
+from distgan.regularizers import Penalty, exact_penalty
 
 Network = TypeVar("Network", bound=nn.Module)
 Statistics = dict[str, Tensor]  # detached scalars: means over the micro-batch
@@ -26,6 +27,20 @@ class Phase(nn.Module, Generic[Network]):
     """`forward(part, batch) -> (a scalar to backpropagate, statistics)`; trains `network` and nothing else."""
 
     network: Network
+    _step_begins = False
+
+    def begin_step(self) -> None:
+        """Call it before the first forward of each step: that one lets the discriminator's spectral norms follow its weights."""
+        self._step_begins = True
+
+    def normalised(self, discriminator: Discriminator) -> Logits:
+        """What a part calls in place of `discriminator`, made at its start.
+
+        Outside whatever the part differentiates: under a compiled `torch.func.grad`, operators with a backward of their own
+        give wrong gradients without a word (pytorch#193279).
+        """
+        iterate, self._step_begins = self._step_begins, False
+        return discriminator.normalised(iterate=iterate)
 
     def forward(self, part: str, batch: Batch) -> tuple[Tensor, Statistics]:
         raise NotImplementedError
@@ -60,16 +75,19 @@ class DiscriminatorPhase(Phase[Discriminator]):
         penalty = self.gradient_penalty
         assert penalty is not None
         assert batch.fake_images is not None
-        real = penalty.on == "real"
-        images = batch.real_images if real else mix(batch.real_images, batch.fake_images, batch.interpolation)
-        value, norms = exact_penalty(self.network, images, batch.real_labels, penalty.center, penalty.weight, penalty.formulation)
+        images = batch.real_images
+        if penalty.on == "mixture":
+            images = gradient_penalty_interpolate(images, batch.fake_images, batch.interpolation_seed, batch.first_position, "mixture")
+        discriminator = self.normalised(self.network)
+        value, norms = exact_penalty(discriminator, images, batch.real_labels, penalty.center, penalty.weight, penalty.formulation)
         # Lazy regularisation: rarer but as strong on average (Karras et al. 2020, arXiv 1912.04958, appendix B).
         return value * penalty.every, {"penalty": value.detach(), "input_gradient_norm": norms.mean()}
 
     def loss(self, batch: Batch) -> tuple[Tensor, Statistics]:
         assert batch.fake_images is not None
-        real_logits = self.network(batch.real_images, batch.real_labels)
-        fake_logits = self.network(batch.fake_images, batch.fake_labels)
+        discriminator = self.normalised(self.network)
+        real_logits = discriminator(batch.real_images, batch.real_labels)
+        fake_logits = discriminator(batch.fake_images, batch.fake_labels)
         loss = self.adversarial_loss.discriminator(real_logits, fake_logits)
         statistics = {"discriminator_loss": loss, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
         return loss, {name: value.detach() for name, value in statistics.items()}
@@ -88,7 +106,8 @@ class GeneratorPhase(Phase[Generator]):
 
     def forward(self, part: str, batch: Batch) -> tuple[Tensor, Statistics]:
         assert part == "loss"
-        fake_logits = self.discriminator(self.network(batch.latents, batch.fake_labels), batch.fake_labels)
+        discriminator = self.normalised(self.discriminator)
+        fake_logits = discriminator(self.network(batch.latents, batch.fake_labels), batch.fake_labels)
         loss = self.adversarial_loss.generator(fake_logits)
         return loss, {"generator_loss": loss.detach()}
 

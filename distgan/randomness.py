@@ -2,8 +2,9 @@
 
 A draw is a pure function of (seed, stream, index): a counter-based generator (Philox; Salmon et al. 2011, "Parallel random
 numbers: as easy as 1, 2, 3") is keyed with them, the numbers of the whole GLOBAL batch are drawn on the CPU, and a rank keeps
-the positions it holds. So results depend neither on the number of ranks nor on the device, and the random state of a
-checkpoint is the counter of steps. (torch's own CPU generator takes 32 bits of a seed: a long run would draw some batches twice.)
+the positions it holds. (An operator that draws for itself is keyed from here and counts by global positions, which is the same.)
+So results depend neither on the number of ranks nor on the device, and the random state of a checkpoint is the counter of steps.
+(torch's own CPU generator takes 32 bits of a seed: a long run would draw some batches twice.)
 """
 
 import hashlib
@@ -24,9 +25,9 @@ class Randomness:
         """Standard normal numbers, [count, size] fp32."""
         return torch.from_numpy(self._generator(stream, index).standard_normal((count, size), dtype=np.float32))
 
-    def uniform(self, stream: str, index: int, count: int) -> torch.Tensor:
-        """Uniform numbers in [0, 1), [count] fp32."""
-        return torch.from_numpy(self._generator(stream, index).random(count, dtype=np.float32))
+    def operator_seed(self, stream: str, index: int) -> int:
+        """64 bits to key an operator's own generator with; it counts on from the number of a rank's first sample."""
+        return self._key(stream, index) % 2**64
 
     def integers(self, stream: str, index: int, count: int, below: int) -> torch.Tensor:
         """Uniform integers in [0, below), [count] int64."""

@@ -9,6 +9,7 @@ derivative of D; `formulation` says how it is taken:
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from distgan.models.base import Discriminator
+from distgan.models.base import Logits
+from distgan.ops import gradient_penalty, split_convolutions
 
 Formulation = Literal["double_backward", "forward_over_reverse"]
 
@@ -45,32 +47,17 @@ def wgan_gp(weight: float, every: int, formulation: Formulation) -> Penalty:
 PENALTIES: dict[str, Callable[[float, int, Formulation], Penalty]] = {"r1": r1, "wgan_gp": wgan_gp}
 
 
-def mix(real_images: Tensor, fake_images: Tensor, real_share: Tensor) -> Tensor:
-    """real_share * real + (1 - real_share) * fake, one share [N] for each image (arXiv 1704.00028, algorithm 1, line 6)."""
-    share = real_share.view(-1, 1, 1, 1).to(real_images.dtype)
-    return torch.lerp(fake_images, real_images, share)
-
-
-def gradient_penalty(gradients: Tensor, center: float, weight: float) -> tuple[Tensor, Tensor]:
-    """Input gradients [N, C, H, W] -> (weight * mean((|g| - center)^2), the norms |g| [N]); gradient 0 where |g| = 0."""
-    squares = gradients.flatten(1).square().sum(dim=1)  # [N]
-    # The root has no slope at 0: keep it away from there, and let no NaN through the branch that is not taken.
-    nonzero = squares > 0
-    norms = torch.where(nonzero, torch.where(nonzero, squares, 1.0).sqrt(), 0.0)
-    penalty = squares if center == 0 else (norms - center).square()
-    return weight * penalty.mean(), norms
-
-
 def exact_penalty(
-    discriminator: Discriminator, images: Tensor, labels: Tensor | None, center: float, weight: float, formulation: Formulation
+    discriminator: Logits, images: Tensor, labels: Tensor | None, center: float, weight: float, formulation: Formulation
 ) -> tuple[Tensor, Tensor]:
     """The penalty on `images` [N, C, H, W] and the detached norms of D's input gradients [N].
 
     The returned scalar has the penalty's value and, in the discriminator's weights, the penalty's exact gradient.
     """
     images = images.detach().requires_grad_()
-    logits = discriminator(images, labels)
     double_backward = formulation == "double_backward"
+    with split_convolutions() if double_backward else nullcontext():
+        logits = discriminator(images, labels)
     # D treats each image on its own, so the gradient of the sum holds each image's own gradient.
     (gradients,) = torch.autograd.grad(logits.sum(), images, create_graph=double_backward)
     if double_backward:

@@ -17,6 +17,7 @@ from distgan.config import TrainConfig, without_overwrite
 from distgan.distributed import World
 from distgan.errors import InputError
 from distgan.metrics.prometheus import Exporter
+from distgan.ops import library
 from distgan.process import EXIT_DONE, EXIT_STOPPED, StopRequest, die_with_agent, leave, refuse
 from distgan.run_directory import RunDirectory
 from distgan.trainer import Trainer
@@ -65,7 +66,7 @@ def _restarts() -> int:
 
 
 def _announce(trainer: Trainer, changes: dict[str, tuple[object, object]]) -> None:
-    """Say and log whether the run begins or goes on, and what has changed since."""
+    """Say and log whether the run begins or goes on, what has changed since, and which operators serve."""
     reporter, resumed = trainer.reporter, trainer.state.iteration > 0
     reporter.event(
         "resume" if resumed else "start", num_ranks=trainer.world.size, changed={name: now for name, (_, now) in changes.items()}
@@ -76,6 +77,7 @@ def _announce(trainer: Trainer, changes: dict[str, tuple[object, object]]) -> No
         reporter.say(f"Resuming {trainer.samples_directory.parent} at {trainer.state.num_images / 1000:g} kimg.")
     for field, (before, now) in changes.items():
         reporter.say(f"Changed since the last sitting: {field} from {before!r} to {now!r}.")
+    reporter.say(library.describe(trainer.world.device.type))
 
 
 def describe(config: TrainConfig, world: World, preflight: Preflight) -> str:
@@ -88,6 +90,7 @@ def describe(config: TrainConfig, world: World, preflight: Preflight) -> str:
         f"# batch: {config.train.batch_size} = {world.size} ranks x {per_rank} (in {config.engine.accumulation_steps} micro-batches)",
         f"# data: {preflight.manifest.num_samples:,} samples in {len(preflight.manifest.shards)} shards, "
         f"{preflight.manifest.num_classes or 'no'} classes, images {size}x{size}x{channels}, manifest {preflight.manifest.hash[:12]}",
+        f"# {library.describe(world.device.type)}",
     ]
     return to_yaml(config) + "\n".join(lines)
 

@@ -80,6 +80,7 @@ class Trainer:
         phase, engine = self.discriminator_phase, self.discriminator_engine
         batches = [phase.with_fakes(batch) for batch in self.feed.for_discriminator(step)]
         calls = [(part, batch) for part in phase.parts(step) for batch in batches]
+        phase.begin_step()
         for number, (part, batch) in enumerate(calls):
             self.reporter.add(engine.backward(part, batch, last=number == len(calls) - 1))
         self._count("discriminator", engine.step())
@@ -88,6 +89,7 @@ class Trainer:
     def _generator_step(self, batches: list[Batch]) -> None:
         engine = self.generator_engine
         batches = self.feed.for_generator(self.state.iteration, batches)
+        self.generator_phase.begin_step()
         with frozen(self.discriminator_phase.network):
             for number, batch in enumerate(batches):
                 self.reporter.add(engine.backward("loss", batch, last=number == len(batches) - 1))

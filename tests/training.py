@@ -26,6 +26,7 @@ TIMEOUT_SECONDS = 120.0
 SMALL_MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "generator_sizes": [32, 32], "discriminator_sizes": [32, 32]},
     "dcgan": {"name": "dcgan", "generator_channels": 4, "discriminator_channels": 4},
+    "sngan": {"name": "sngan", "generator_channels": 4, "discriminator_channels": 4},
 }
 
 
@@ -53,8 +54,7 @@ def trainer_of(values: dict[str, dict[str, Any]], world: World | None = None, dt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "build_networks", _cast(build.build_networks, dtype))
         patch.setattr(feed, "to_float", lambda images: to_float(images).to(dtype))
-        for draw in ("normal", "uniform"):
-            patch.setattr(Randomness, draw, _cast(getattr(Randomness, draw), dtype))
+        patch.setattr(Randomness, "normal", _cast(Randomness.normal, dtype))
         with built_trainer(config, world, preflight, Exporter(restarts=0)) as trainer:
             yield trainer
 

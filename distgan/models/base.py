@@ -5,12 +5,15 @@
 - `build(options, images, num_classes)`: a generator and a discriminator.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+
+Logits = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]  # a `Discriminator`'s forward
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,14 @@ class Discriminator(nn.Module):
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         raise NotImplementedError
+
+    def normalised(self, *, iterate: bool) -> Logits:
+        """`forward` with whatever is derived from the weights alone computed once, now, for as many calls as one backward serves.
+
+        Args:
+            iterate: let the vectors of a spectral norm follow the weights first; once per step.
+        """
+        return self
 
 
 class Model(Protocol):

@@ -2,7 +2,7 @@
 
 Generator: noise projected to a 4x4 or 7x7 start, transposed convolutions that double it, batch norm (over all ranks) and
 ReLU, tanh. Discriminator: strided convolutions and LeakyReLU(0.2); no norm by default, because a per-sample gradient
-penalty forbids batch norm there. Images of 4*2^k or 7*2^k pixels, k >= 1.
+penalty forbids batch norm there (a spectral norm it allows). Images of 4*2^k or 7*2^k pixels, k >= 1.
 """
 
 from typing import Literal
@@ -12,13 +12,15 @@ from pydantic import Field
 from torch import nn
 
 from distgan.models.base import Discriminator, Generator, ImageShape, ModelOptions
-from distgan.models.layers import BatchNorm2d, LabelProjection, embed_labels
+from distgan.models.layers import BatchNorm2d, LabelProjection, SpectrallyNormalisedDiscriminator, embed_labels
 
 
 class Options(ModelOptions, frozen=True):
     """The networks: convolutional, images of 4*2^k or 7*2^k pixels."""
 
-    name: Literal["dcgan"] = Field(default="dcgan", description="dcgan or mlp; the other fields of this section are the chosen model's")
+    name: Literal["dcgan"] = Field(
+        default="dcgan", description="dcgan, mlp or sngan; the other fields of this section are the chosen model's"
+    )
     generator_channels: int = Field(
         default=32, ge=1, description="channels of the generator's last hidden layer; doubled towards the start"
     )
@@ -26,8 +28,8 @@ class Options(ModelOptions, frozen=True):
         default=32, ge=1, description="channels of the discriminator's first layer; doubled at each step down"
     )
     max_channels: int = Field(default=512, ge=1, description="no layer has more channels than this")
-    discriminator_norm: Literal["none", "batch"] = Field(
-        default="none", description="norm of the discriminator; batch (over all ranks) goes with penalty.name none only"
+    discriminator_norm: Literal["none", "batch", "spectral"] = Field(
+        default="none", description="norm of the discriminator; batch (over all ranks) goes with penalty.name none only, spectral with any"
     )
 
     @property
@@ -47,7 +49,8 @@ def _initialise(module: nn.Module, normalised: bool) -> None:
     """Weights from N(0, 0.02) as in section 4 of the paper, biases 0.
 
     That deviation lives off batch norm; without it the signal would fade from layer to layer, so the weights then follow
-    He et al. 2015 (arXiv 1502.01852, eq. 15).
+    He et al. 2015 (arXiv 1502.01852, eq. 15). So they do under a spectral norm: it takes their scale out of the signal, but Adam's
+    steps do not shrink with them, and turn small weights further than large ones.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -129,4 +132,5 @@ def build(options: Options, images: ImageShape, num_classes: int | None) -> tupl
     discriminator = DcganDiscriminator(
         options.discriminator_channels, options.max_channels, start, doublings, images.channels, num_classes, options.discriminator_norm
     )
-    return generator, discriminator
+    spectral = options.discriminator_norm == "spectral"
+    return generator, SpectrallyNormalisedDiscriminator(discriminator) if spectral else discriminator

@@ -3,6 +3,10 @@
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn import functional as F
+
+from distgan.models.base import Discriminator
+from distgan.ops.spectrally_normalised import SpectrallyNormalised
 
 
 class BatchNorm2d(nn.Module):
@@ -12,21 +16,25 @@ class BatchNorm2d(nn.Module):
     differentiable all-reduce, so that R ranks compute what one rank computes on the joined batch; torch's SyncBatchNorm
     has no CPU path. All ranks must hold equally many samples. The running statistics are therefore identical on all
     ranks without being broadcast. With accumulation the batch is one micro-batch.
+
+    With `num_classes`, each class has a scale and a shift of its own, and the labels [N] int64 choose (conditional batch norm:
+    de Vries et al. 2017, arXiv 1707.00683).
     """
 
     running_mean: torch.Tensor
     running_var: torch.Tensor
 
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, num_classes: int | None = None) -> None:
         super().__init__()
         self.eps = eps
         self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        affine = (channels,) if num_classes is None else (num_classes, channels)
+        self.weight = nn.Parameter(torch.ones(affine))
+        self.bias = nn.Parameter(torch.zeros(affine))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         if self.training:
             mean, var, count = self._statistics(x)
             with torch.no_grad():
@@ -35,9 +43,13 @@ class BatchNorm2d(nn.Module):
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         else:
             mean, var = self.running_mean, self.running_var
-        scale = self.weight * torch.rsqrt(var + self.eps)  # [C]
-        shift = self.bias - mean * scale
-        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+        weight, bias = self.weight, self.bias  # [C], or [classes, C]
+        if weight.dim() == 2:
+            assert labels is not None
+            weight, bias = F.embedding(labels, weight), F.embedding(labels, bias)  # [N, C]
+        scale = weight * torch.rsqrt(var + self.eps)
+        shift = bias - mean * scale
+        return x * scale[..., None, None].to(x.dtype) + shift[..., None, None].to(x.dtype)
 
     @staticmethod
     def _statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -88,6 +100,10 @@ class LabelProjection(nn.Module):
         if self.embedding is not None:
             logits = logits + (self.embedding(labels) * features).sum(dim=1)
         return logits
+
+
+class SpectrallyNormalisedDiscriminator(SpectrallyNormalised, Discriminator):
+    """A `base.Discriminator` around one, all its weights spectrally normalised."""
 
 
 def embed_labels(embedding: nn.Embedding | None, latents: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:

@@ -19,7 +19,7 @@ LayerSizes = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 class Options(ModelOptions, frozen=True):
     """The networks: fully connected, any image size."""
 
-    name: Literal["mlp"] = Field(default="mlp", description="dcgan or mlp; the other fields of this section are the chosen model's")
+    name: Literal["mlp"] = Field(default="mlp", description="dcgan, mlp or sngan; the other fields of this section are the chosen model's")
     generator_sizes: LayerSizes = Field(default=[256, 512, 512], description="units of the generator's hidden layers")
     discriminator_sizes: LayerSizes = Field(default=[512, 512, 512], description="units of the discriminator's hidden layers")
 

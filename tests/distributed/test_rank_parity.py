@@ -43,6 +43,22 @@ CELLS["dcgan-batchnorm-in-both"] = {
     "model": SMALL_MODELS["dcgan"] | {"discriminator_norm": "batch"},
     "penalty": {"name": "none"},
 }
+CELLS["dcgan-spectral-r1"] = {
+    "model": SMALL_MODELS["dcgan"] | {"discriminator_norm": "spectral", "conditional": True},
+    "penalty": {"name": "r1", "weight": 2.0, "every": 2},
+    "engine": {"accumulation_steps": 2},
+}
+CELLS["dcgan-spectral-hinge"] = {
+    "model": SMALL_MODELS["dcgan"] | {"discriminator_norm": "spectral"},
+    "loss": {"name": "hinge"},
+    "penalty": {"name": "none"},
+    "train": {"discriminator_steps": 2},
+}
+CELLS["sngan-conditional-hinge"] = {
+    "model": SMALL_MODELS["sngan"] | {"conditional": True},
+    "loss": {"name": "hinge"},
+    "penalty": {"name": "none"},
+}
 
 CASES = [(cell, dtype) for cell in CELLS for dtype in TOLERANCES if dtype == torch.float64 or cell.startswith("mlp")]
 IDS = [f"{cell}-{str(dtype).removeprefix('torch.')}" for cell, dtype in CASES]

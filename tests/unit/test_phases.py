@@ -1,5 +1,8 @@
 """Phases: what they register, which parts they run, and what their gradients reach."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,8 +10,11 @@ from distgan.batch import Batch
 from distgan.losses import LOSSES
 from distgan.models import MODELS
 from distgan.models.base import ImageShape
+from distgan.ops import spectrally_normalised
+from distgan.ops.gradient_penalty_interpolate import shares
 from distgan.phases import DiscriminatorPhase, GeneratorPhase, frozen
 from distgan.regularizers import Penalty
+from tests.training import SMALL_MODELS, settings, trainer_of
 
 
 @pytest.fixture
@@ -24,7 +30,7 @@ def phases() -> tuple[DiscriminatorPhase, GeneratorPhase]:
 
 @pytest.fixture
 def batch() -> Batch:
-    return Batch(torch.rand(4, 1, 8, 8), None, torch.randn(4, 6), None, torch.rand(4))
+    return Batch(torch.rand(4, 1, 8, 8), None, torch.randn(4, 6), None, interpolation_seed=5, first_position=8)
 
 
 def test_a_phase_registers_only_what_it_trains(phases: tuple[DiscriminatorPhase, GeneratorPhase]) -> None:
@@ -68,11 +74,43 @@ def test_fakes_are_made_once_and_carry_no_graph(phases: tuple[DiscriminatorPhase
     assert batch.fake_images is None
 
 
+@pytest.mark.parametrize("model", ["dcgan", "sngan"])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_spectral_norms_iterate_once_in_each_networks_step(
+    model: str, accumulation_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of parts and micro-batches; and all of them see the same vectors."""
+    spectral = {"discriminator_norm": "spectral"} if model == "dcgan" else {}
+    sections = {
+        "model": SMALL_MODELS[model] | spectral,
+        "penalty": {"name": "r1", "every": 2},
+        "engine": {"accumulation_steps": accumulation_steps},
+        "train": {"discriminator_steps": 2},
+    }
+    calls: list[tuple[int, torch.Tensor]] = []
+    operator = spectrally_normalised.spectral_norm_power_iteration_
+
+    def counting(weights: list, u: torch.Tensor, v: torch.Tensor, iterations: int, eps: float) -> torch.Tensor:
+        sigma = operator(weights, u, v, iterations, eps)
+        calls.append((iterations, torch.cat([u, v])))
+        return sigma
+
+    with trainer_of(settings(tmp_path / "run", **sections)) as trainer:
+        monkeypatch.setattr(spectrally_normalised, "spectral_norm_power_iteration_", counting)
+        trainer.iterate()
+    parts = [2, 1, 1]  # penalty and loss, loss alone, the generator's loss
+    assert [iterations for iterations, _ in calls] == [
+        iterations for number in parts for iterations in [1, *[0] * (number * accumulation_steps - 1)]
+    ]
+    for (iterations, vectors), (_, before) in zip(calls[1:], calls[:-1], strict=True):
+        assert torch.equal(vectors, before) == (iterations == 0)
+
+
 def test_one_step_against_the_algorithm_written_out(phases: tuple[DiscriminatorPhase, GeneratorPhase], batch: Batch) -> None:
     """Algorithm 1 of the WGAN-GP paper with the logistic loss, in float64 without any of the phases."""
     phase = phases[0].double()
     phase.generator.double()
-    batch = Batch(batch.real_images.double(), None, batch.latents.double(), None, batch.interpolation.double())
+    batch = replace(batch, real_images=batch.real_images.double(), latents=batch.latents.double())
     batch = phase.with_fakes(batch)
     for part in phase.parts(0):
         phase(part, batch)[0].backward()
@@ -81,7 +119,7 @@ def test_one_step_against_the_algorithm_written_out(phases: tuple[DiscriminatorP
 
     discriminator, fakes = phase.network, batch.fake_images
     assert fakes is not None
-    share = batch.interpolation[:, None, None, None]
+    share = shares(batch.interpolation_seed, batch.first_position, 4).double()[:, None, None, None]
     mixed = (share * batch.real_images + (1 - share) * fakes).requires_grad_()
     (slope,) = torch.autograd.grad(discriminator(mixed, None).sum(), mixed, create_graph=True)
     penalty = 3.0 * (slope.flatten(1).norm(dim=1) - 1).square().mean()

@@ -13,7 +13,7 @@ from distgan.randomness import Randomness
 Draw = Callable[[Randomness, str, int], torch.Tensor]
 DRAWS: dict[str, Draw] = {
     "normal": lambda randomness, stream, index: randomness.normal(stream, index, 64, 5),
-    "uniform": lambda randomness, stream, index: randomness.uniform(stream, index, 64),
+    "operator_seed": lambda randomness, stream, index: torch.tensor([randomness.operator_seed(stream, index) % 2**62]),
     "integers": lambda randomness, stream, index: randomness.integers(stream, index, 64, 1000),
 }
 every_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
@@ -63,11 +63,10 @@ def test_ranks_together_hold_the_global_draw(world_size: int, accumulation_steps
 
 def test_shapes_and_types() -> None:
     randomness = Randomness(0)
-    normal, uniform, integers = randomness.normal("a", 0, 6, 3), randomness.uniform("a", 0, 6), randomness.integers("a", 0, 6, 10)
+    normal, integers = randomness.normal("a", 0, 6, 3), randomness.integers("a", 0, 6, 10)
     assert (normal.shape, normal.dtype) == ((6, 3), torch.float32)
-    assert (uniform.shape, uniform.dtype) == ((6,), torch.float32)
     assert (integers.shape, integers.dtype) == ((6,), torch.int64)
-    assert {tensor.device.type for tensor in (normal, uniform, integers)} == {"cpu"}
+    assert {tensor.device.type for tensor in (normal, integers)} == {"cpu"}
 
 
 def test_modules_are_initialised_from_the_stream() -> None:
@@ -100,7 +99,7 @@ def test_the_scheme_has_not_changed() -> None:
     randomness = Randomness(42)
     expected_normal = [[-0.32978350, -1.18126595], [-0.64767903, 1.51828551]]
     assert randomness.normal("generator.latents", 7, 2, 2).tolist() == [pytest.approx(row, abs=1e-5) for row in expected_normal]
-    assert randomness.uniform("discriminator.interpolation", 7, 3).tolist() == pytest.approx([0.88205850, 0.98767954, 0.14919752])
+    assert randomness.operator_seed("interpolation", 7) == 13469055998035311305
     assert randomness.integers("generator.labels", 7, 6, 10).tolist() == [7, 1, 4, 5, 7, 8]
     with randomness.initialising("generator"):
         assert torch.rand(2).tolist() == pytest.approx([0.13102168, 0.03772771])
@@ -114,8 +113,7 @@ def test_numbers_are_distributed_as_they_should_be() -> None:
     first = torch.stack([randomness.normal("a", index, 1, 1) for index in range(2000)]).flatten()
     assert stats.kstest(first.numpy(), "norm").pvalue > 1e-4
     assert abs(np.corrcoef(first[1:].numpy(), first[:-1].numpy())[0, 1]) < 0.1
-    uniform = torch.cat([randomness.uniform("b", index, 50) for index in range(200)])
-    assert 0 <= float(uniform.min()) <= float(uniform.max()) < 1
-    assert stats.kstest(uniform.numpy(), "uniform").pvalue > 1e-4
+    seeds = np.array([randomness.operator_seed("b", index) for index in range(2000)], dtype=np.float64)
+    assert stats.kstest(seeds / 2**64, "uniform").pvalue > 1e-4
     integers = torch.cat([randomness.integers("c", index, 50, 7) for index in range(200)])
     assert stats.chisquare(torch.bincount(integers, minlength=7).numpy()).pvalue > 1e-4

@@ -135,7 +135,7 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     ),
     "batch norm under a per-sample penalty": (
         _with("--model.discriminator_norm", "batch"),
-        ["penalty.name is 'r1'", "set model.discriminator_norm to none or penalty.name to none"],
+        ["penalty.name is 'r1'", "set model.discriminator_norm to spectral or none, or penalty.name to none"],
     ),
     "a critic without a Lipschitz penalty": (
         _with("--loss.name", "wasserstein"),
@@ -144,6 +144,18 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     "a size the model cannot make": (
         _with("--data.resolution", "40"),
         ["images are 40 pixels wide", "set data.resolution to 32 or model.name to mlp"],
+    ),
+    "a size that sngan cannot make": (
+        _with("--model.name", "sngan", "--data.resolution", "28"),
+        ["model.name is 'sngan'", "images are 28 pixels wide", "set data.resolution to 32 or 64, or model.name to dcgan or mlp"],
+    ),
+    "no such norm": (
+        _with("--model.discriminator_norm", "layer"),
+        ["model.discriminator_norm is 'layer'", "'none', 'batch' or 'spectral'"],
+    ),
+    "a width of no channels": (
+        _with("--model.name", "sngan", "--model.generator_channels", "0"),
+        ["model.generator_channels is '0'", "greater than or equal to 1"],
     ),
     "settings, data and directory at once": (
         _with("--train.batch_size", "3001", "--engine.accumulation_steps", "2", "--data.resolution", "40", "--run.dir", "/dev/null/x"),

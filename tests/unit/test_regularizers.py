@@ -6,7 +6,8 @@ from torch import nn
 
 from distgan.models import MODELS
 from distgan.models.base import Discriminator, ImageShape
-from distgan.regularizers import PENALTIES, Penalty, exact_penalty, gradient_penalty, mix
+from distgan.regularizers import PENALTIES, Penalty, exact_penalty
+from tests.training import SMALL_MODELS
 
 FORMULATIONS = ["double_backward", "forward_over_reverse"]
 
@@ -58,10 +59,11 @@ def test_closed_form(center: float, formulation) -> None:
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("model", MODELS)
 def test_models_against_plain_autograd(model: str, penalty: str, formulation, conditional: bool) -> None:
-    options = MODELS[model].Options()
-    _, discriminator = MODELS[model].build(options, ImageShape(1, 8), 3 if conditional else None)
-    discriminator.double()
-    images = torch.rand(6, 1, 8, 8, dtype=torch.float64) * 2 - 1
+    size = 32 if model == "sngan" else 8
+    options = MODELS[model].Options(**SMALL_MODELS[model])
+    _, discriminator = MODELS[model].build(options, ImageShape(1, size), 3 if conditional else None)
+    discriminator.double().eval()  # a spectral norm that iterates would give every call a network of its own
+    images = torch.rand(6, 1, size, size, dtype=torch.float64) * 2 - 1
     labels = torch.arange(6) % 3 if conditional else None
     chosen = PENALTIES[penalty](4.0, 1, formulation)
     value, _ = exact_penalty(discriminator, images, labels, chosen.center, chosen.weight, chosen.formulation)
@@ -79,33 +81,6 @@ def test_models_against_plain_autograd(model: str, penalty: str, formulation, co
     actual_gradients, expected_gradients = _gradients(discriminator, value), _gradients(discriminator, expected)
     for name, gradient in expected_gradients.items():
         torch.testing.assert_close(actual_gradients[name], gradient, rtol=1e-10, atol=1e-14, msg=lambda m, name=name: f"{name}: {m}")
-
-
-@pytest.mark.parametrize("center", [0.0, 1.0])
-def test_no_nan_where_the_input_gradient_is_zero(center: float) -> None:
-    gradients = torch.randn(3, 1, 2, 2, dtype=torch.float64)
-    gradients[1] = 0
-    gradients.requires_grad_()
-    value, norms = gradient_penalty(gradients, center, 1.0)
-    (slope,) = torch.autograd.grad(value, gradients, create_graph=True)
-    slope.square().sum().backward()
-    assert norms[1] == 0
-    assert (slope[1] == 0).all()
-    assert gradients.grad is not None
-    assert gradients.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("center", [0.0, 1.0])
-def test_first_and_second_derivative_of_the_penalty(center: float) -> None:
-    gradients = torch.randn(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda g: gradient_penalty(g, center, 1.7)[0], gradients)
-    assert torch.autograd.gradgradcheck(lambda g: gradient_penalty(g, center, 1.7)[0], gradients)
-
-
-def test_mixture_takes_the_share_of_each_image() -> None:
-    real, fake = torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2)
-    mixed = mix(real, fake, torch.tensor([0.0, 0.25, 1.0]))
-    assert mixed[:, 0, 0, 0].tolist() == [0.0, 0.25, 1.0]
 
 
 def test_weights_follow_the_papers() -> None:
