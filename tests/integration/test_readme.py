@@ -6,8 +6,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from distgan.data.pack import Sample, encode_png, write_shards
 from distgan.data.reader import decode
@@ -84,3 +87,19 @@ def test_every_path_of_the_tree_exists() -> None:
         paths += [README.parent / (folder + name) for name in names]
     assert len(paths) > 25
     assert [path for path in paths if not path.exists()] == []
+
+
+def test_the_example_of_the_operators_runs() -> None:
+    (example,) = _blocks("python")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 4, stride=2), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(36, 1))
+    real, fake = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8), torch.rand(5, 1, 8, 8)
+    names: dict[str, Any] = {"torch": torch, "network": network, "real": real, "fake": fake}
+    exec(compile(example, "README.md", "exec"), names)  # noqa: S102 - our own README
+    # Without the operators: torch's parametrisation at the same vectors, stock autograd.
+    weights = {name: value.detach() for name, value in names["network"].exported().named_parameters()}
+    images = names["images"].detach().requires_grad_()
+    (gradients,) = torch.autograd.grad(torch.func.functional_call(network, weights, images).sum(), images)
+    expected = 10 * (gradients.flatten(1).norm(dim=1) - 1).square().mean()
+    torch.testing.assert_close(names["penalty"].detach(), expected, rtol=1e-4, atol=1e-6)
+    assert network[0].weight.grad is not None
