@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "portable.h"
+#include "tasks.h"
 #include "tensors.h"
 
 namespace distgan {
@@ -58,12 +59,11 @@ class Pieces {
 
     template <class Function>
     void for_each(const Function& function) const {
-        // Waking threads for less than this takes longer than the work.
-        constexpr int64_t ELEMENTS_PER_THREAD = 32768;
-        const int64_t pieces_per_thread =
-            larger(int64_t(1), ELEMENTS_PER_THREAD / larger(int64_t(1), smaller(samples_.size, LONGEST)));
-        torch::stable::parallel_for(0, number(), pieces_per_thread, [&](int64_t first, int64_t end) {
-            for (int64_t piece = first; piece < end; ++piece) {
+        const int64_t pieces_per_task = larger(int64_t(1), LONGEST / larger(int64_t(1), samples_.size));
+        const int64_t num_tasks = ceil_div(number(), pieces_per_task);
+        for_each_task(num_tasks, samples_.number * samples_.size, [&](int64_t task) {
+            const int64_t end = smaller((task + 1) * pieces_per_task, number());
+            for (int64_t piece = task * pieces_per_task; piece < end; ++piece) {
                 const int64_t sample = piece / per_sample_, offset = piece % per_sample_ * LONGEST;
                 function(
                     Piece{piece, sample, sample * samples_.size + offset, smaller(samples_.size - offset, LONGEST)});

@@ -15,6 +15,10 @@
 #include <stdexcept>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 // The emulator registers the CUDA implementations for tensors in host memory, in a namespace of its own.
 #ifdef DISTGAN_EMULATOR
 #define DISTGAN_NAMESPACE distgan_emulated
@@ -175,16 +179,29 @@ inline Tensor poisoned(Tensor tensor) {
     return tensor;
 }
 
+// As it is; a large one in host memory, not yet written, asks for huge pages: the kernel hands out memory that is new
+// to the process page by page, which takes longer than to fill it.
+inline Tensor in_huge_pages(Tensor tensor) {
+#ifdef __linux__
+    constexpr uintptr_t PAGE = 4096, LARGE = 1 << 20;
+    if (!tensor.is_cpu()) return tensor;
+    const auto begin = reinterpret_cast<uintptr_t>(tensor.data_ptr()) / PAGE * PAGE;
+    const auto end = reinterpret_cast<uintptr_t>(tensor.data_ptr()) + tensor.numel() * tensor.element_size();
+    if (end - begin >= LARGE) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // may be refused
+#endif
+    return tensor;
+}
+
 // Uninitialised, in the shape and the memory layout of `layout`, which has no gaps.
 inline Tensor empty_in_layout_of(const Tensor& layout, ScalarType dtype) {
-    if (dtype == layout.scalar_type()) return poisoned(torch::stable::empty_like(layout));
+    if (dtype == layout.scalar_type()) return poisoned(in_huge_pages(torch::stable::empty_like(layout)));
     using torch::stable::detail::from;
     std::array<StableIValue, 7> stack{
         from(layout),       from(layout.sizes()), from(layout.strides()), from(std::optional(dtype)),
         from(std::nullopt), from(std::nullopt),   from(std::nullopt)};
     STABLE_TORCH_ERROR_CODE_CHECK(
         torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
-    return poisoned(torch::stable::detail::to<Tensor>(stack[0]));
+    return poisoned(in_huge_pages(torch::stable::detail::to<Tensor>(stack[0])));
 }
 
 // The tensor in the memory layout of `layout`, which has the same shape; a copy only if it lies otherwise.

@@ -18,11 +18,8 @@ template <class Weight>
 DISTGAN_INLINE void blend(float* average, const Weight* weight, int64_t length, float share) {
     int64_t position = 0;
     for (; position + LANES <= length; position += LANES) {
-        Lanes old, now;
-        load(old, average + position);
-        load(now, weight + position);
-        old += share * (now - old);
-        store(average + position, old);
+        const Lanes old = load(average + position);
+        store(average + position, old + (load(weight + position) - old) * share);
     }
     for (; position < length; ++position) average[position] += share * (to_float(weight[position]) - average[position]);
 }

@@ -21,10 +21,8 @@ DISTGAN_INLINE double product(const T* a, const T* b, int64_t length) {
         const int64_t end = smaller(position + RUN, length);
         for (; position + AT_ONCE * LANES <= end; position += AT_ONCE * LANES) {
             for (int64_t part = 0; part < AT_ONCE; ++part) {
-                Lanes left, right;
-                load(left, a + position + part * LANES);
-                if (!SQUARES) load(right, b + position + part * LANES);
-                sums[part] += left * (SQUARES ? left : right);
+                const Lanes left = load(a + position + part * LANES);
+                sums[part] += left * (SQUARES ? left : load(b + position + part * LANES));
             }
         }
         total += sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
@@ -34,14 +32,12 @@ DISTGAN_INLINE double product(const T* a, const T* b, int64_t length) {
 }
 
 template <class T>
-DISTGAN_INLINE void combine(T* to, const T* a, float a_factor, const T* b, float b_factor, int64_t length) {
+DISTGAN_INLINE void combine(T* to, const T* a, float a_factor, const T* b, float b_factor, int64_t length,
+                            bool streamed) {
+    streamed = streamed && can_stream(to);
     int64_t position = 0;
     for (; position + LANES <= length; position += LANES) {
-        Lanes left, right;
-        load(left, a + position);
-        load(right, b + position);
-        left = a_factor * left + b_factor * right;
-        store(to + position, left);
+        store(to + position, load(a + position) * a_factor + load(b + position) * b_factor, streamed);
     }
     for (; position < length; ++position)
         to[position] = from_float<T>(a_factor * to_float(a[position]) + b_factor * to_float(b[position]));
@@ -52,6 +48,7 @@ struct Elements {
     bool is_fp32;
     const void *a, *b;
     void* to;
+    bool streamed;  // the results
 
     template <class T>
     const T* left(const Piece& piece) const {
@@ -80,15 +77,17 @@ DISTGAN_CLONES double product_of(const Elements& elements, const Piece& piece) {
 }
 
 DISTGAN_CLONES void scale_piece(const Elements& elements, const Piece& piece, float factor) {
-    elements.is_fp32 ? scale(elements.result<float>(piece), elements.left<float>(piece), factor, piece.length)
-                     : scale(elements.result<BFloat16>(piece), elements.left<BFloat16>(piece), factor, piece.length);
+    elements.is_fp32
+        ? scale(elements.result<float>(piece), elements.left<float>(piece), factor, piece.length, elements.streamed)
+        : scale(elements.result<BFloat16>(piece), elements.left<BFloat16>(piece), factor, piece.length,
+                elements.streamed);
 }
 
 DISTGAN_CLONES void combine_piece(const Elements& elements, const Piece& piece, float a_factor, float b_factor) {
     elements.is_fp32 ? combine(elements.result<float>(piece), elements.left<float>(piece), a_factor,
-                               elements.right<float>(piece), b_factor, piece.length)
+                               elements.right<float>(piece), b_factor, piece.length, elements.streamed)
                      : combine(elements.result<BFloat16>(piece), elements.left<BFloat16>(piece), a_factor,
-                               elements.right<BFloat16>(piece), b_factor, piece.length);
+                               elements.right<BFloat16>(piece), b_factor, piece.length, elements.streamed);
 }
 
 // finish_sample(sample, sum) for each sample in order, with the sum over its pieces of sum_piece(piece).
@@ -111,7 +110,7 @@ std::tuple<Tensor, Tensor> gradient_penalty_cpu(const Tensor gradients, double c
     Tensor penalty = torch::stable::new_empty(dense, {}, ScalarType::Float);
     Tensor norms = torch::stable::new_empty(dense, {samples.number}, ScalarType::Float);
     auto* norm = static_cast<float*>(norms.data_ptr());
-    const Elements elements{dense.scalar_type() == ScalarType::Float, dense.data_ptr(), nullptr, nullptr};
+    const Elements elements{dense.scalar_type() == ScalarType::Float, dense.data_ptr(), nullptr, nullptr, false};
     double total = 0;
     sum_samples(
         samples, [&](const Piece& piece) { return squares_of(elements, piece); },
@@ -131,7 +130,8 @@ Tensor gradient_penalty_backward_cpu(const Tensor upstream, const Tensor gradien
     const Samples samples = Samples::of(dense);
     Tensor result = empty_in_layout_of(dense, dense.scalar_type());
     const auto* norm = static_cast<const float*>(dense_norms.data_ptr());
-    const Elements elements{dense.scalar_type() == ScalarType::Float, dense.data_ptr(), nullptr, result.data_ptr()};
+    const Elements elements{dense.scalar_type() == ScalarType::Float, dense.data_ptr(), nullptr, result.data_ptr(),
+                            is_streamed(result.numel() * result.element_size())};
     const float factor =
         float(derivative_factor(weight, samples.number)) * *static_cast<const float*>(upstream.data_ptr());
     Pieces(samples).for_each([&](const Piece& piece) {
@@ -151,7 +151,7 @@ std::tuple<Tensor, Tensor> gradient_penalty_backward_backward_cpu(const Tensor u
     Tensor result = empty_in_layout_of(dense, dense.scalar_type());
     const auto* norm = static_cast<const float*>(dense_norms.data_ptr());
     const Elements elements{dense.scalar_type() == ScalarType::Float, dense.data_ptr(), dense_directions.data_ptr(),
-                            result.data_ptr()};
+                            result.data_ptr(), is_streamed(result.numel() * result.element_size())};
     const double upstream_factor = derivative_factor(weight, samples.number);
     const double factor = upstream_factor * *static_cast<const float*>(upstream.data_ptr());
     const std::unique_ptr<float[]> curvatures(new float[samples.number]);

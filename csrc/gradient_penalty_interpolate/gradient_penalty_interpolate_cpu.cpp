@@ -5,31 +5,28 @@ namespace distgan {
 namespace {
 
 template <class T>
-DISTGAN_INLINE void load_normalised(Lanes& lanes, const T* from) {
-    load(lanes, from);
-    if (std::is_same_v<T, uint8_t>) lanes = lanes * PER_BYTE - 1;
+DISTGAN_INLINE Lanes load_normalised(const T* from) {
+    const Lanes lanes = load(from);
+    return std::is_same_v<T, uint8_t> ? lanes * PER_BYTE - 1 : lanes;
 }
 
 template <class T>
-DISTGAN_INLINE void normalise(float* to, const T* from, int64_t length) {
+DISTGAN_INLINE void normalise(float* to, const T* from, int64_t length, bool streamed) {
+    streamed = streamed && can_stream(to);
     int64_t position = 0;
     for (; position + LANES <= length; position += LANES) {
-        Lanes values;
-        load_normalised(values, from + position);
-        store(to + position, values);
+        store(to + position, load_normalised(from + position), streamed);
     }
     for (; position < length; ++position) to[position] = normalised<T>(to_float(from[position]));
 }
 
 template <class Real, class Fake>
-DISTGAN_INLINE void mix(float* to, float share, const Real* real, const Fake* fake, int64_t length) {
+DISTGAN_INLINE void mix(float* to, float share, const Real* real, const Fake* fake, int64_t length, bool streamed) {
+    streamed = streamed && can_stream(to);
     int64_t position = 0;
     for (; position + LANES <= length; position += LANES) {
-        Lanes from_real, from_fake;
-        load_normalised(from_real, real + position);
-        load(from_fake, fake + position);
-        from_real = share * from_real + (1 - share) * from_fake;
-        store(to + position, from_real);
+        const Lanes mixture = load_normalised(real + position) * share + load(fake + position) * (1 - share);
+        store(to + position, mixture, streamed);
     }
     for (; position < length; ++position) {
         to[position] = mixed(share, normalised<Real>(to_float(real[position])), to_float(fake[position]));
@@ -50,30 +47,32 @@ struct Elements {
 };
 
 template <class Real>
-DISTGAN_INLINE void mix_with(float* to, float share, const Real* real, const Elements& fake, const Piece& piece) {
-    fake.dtype == ScalarType::Float ? mix(to, share, real, fake.from<float>(piece), piece.length)
-                                    : mix(to, share, real, fake.from<BFloat16>(piece), piece.length);
+DISTGAN_INLINE void mix_with(float* to, float share, const Real* real, const Elements& fake, const Piece& piece,
+                             bool streamed) {
+    fake.dtype == ScalarType::Float ? mix(to, share, real, fake.from<float>(piece), piece.length, streamed)
+                                    : mix(to, share, real, fake.from<BFloat16>(piece), piece.length, streamed);
 }
 
-DISTGAN_CLONES void mix_piece(float* to, float share, const Elements& real, const Elements& fake, const Piece& piece) {
+DISTGAN_CLONES void mix_piece(float* to, float share, const Elements& real, const Elements& fake, const Piece& piece,
+                              bool streamed) {
     switch (real.dtype) {
         case ScalarType::Byte:
-            return mix_with(to, share, real.from<uint8_t>(piece), fake, piece);
+            return mix_with(to, share, real.from<uint8_t>(piece), fake, piece, streamed);
         case ScalarType::Float:
-            return mix_with(to, share, real.from<float>(piece), fake, piece);
+            return mix_with(to, share, real.from<float>(piece), fake, piece, streamed);
         default:
-            return mix_with(to, share, real.from<BFloat16>(piece), fake, piece);
+            return mix_with(to, share, real.from<BFloat16>(piece), fake, piece, streamed);
     }
 }
 
-DISTGAN_CLONES void normalise_piece(float* to, const Elements& images, const Piece& piece) {
+DISTGAN_CLONES void normalise_piece(float* to, const Elements& images, const Piece& piece, bool streamed) {
     switch (images.dtype) {
         case ScalarType::Byte:
-            return normalise(to, images.from<uint8_t>(piece), piece.length);
+            return normalise(to, images.from<uint8_t>(piece), piece.length, streamed);
         case ScalarType::Float:
-            return normalise(to, images.from<float>(piece), piece.length);
+            return normalise(to, images.from<float>(piece), piece.length, streamed);
         default:
-            return normalise(to, images.from<BFloat16>(piece), piece.length);
+            return normalise(to, images.from<BFloat16>(piece), piece.length, streamed);
     }
 }
 
@@ -84,12 +83,13 @@ Tensor gradient_penalty_interpolate_cpu(const Tensor real_images, const Tensor f
     const Images images(real_images, fake_images, mode);
     const Elements real(images.real), fake(images.fake);
     auto* result = static_cast<float*>(images.result.data_ptr());
+    const bool streamed = is_streamed(images.result.numel() * int64_t(sizeof(float)));
     Pieces(Samples::of(images.result)).for_each([&](const Piece& piece) {
         float* to = result + piece.begin;
         if (mode == Mode::MIXTURE) {
-            mix_piece(to, share_of_real(seed, uint64_t(offset) + piece.sample), real, fake, piece);
+            mix_piece(to, share_of_real(seed, uint64_t(offset) + piece.sample), real, fake, piece, streamed);
         } else {
-            normalise_piece(to, mode == Mode::REAL ? real : fake, piece);
+            normalise_piece(to, mode == Mode::REAL ? real : fake, piece, streamed);
         }
     });
     return images.result;

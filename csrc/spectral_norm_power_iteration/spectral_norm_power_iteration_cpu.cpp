@@ -7,8 +7,10 @@
 namespace distgan {
 namespace {
 
-constexpr int64_t ROWS_AT_ONCE = 4;               // share one pass over v and over z
-constexpr int64_t ELEMENTS_PER_TASK = 64 * 1024;  // decided by the shape alone, so that the order of summation is too
+constexpr int64_t ROWS_AT_ONCE = 8;  // share one pass over z
+// Of a task; decided by the shape alone, so that the order of summation is too. Each task leaves a part of z, as long
+// as a row: few long rows would cost more than they save.
+constexpr int64_t MIN_ELEMENTS = 64 * 1024, MIN_ROWS = 32;
 
 // Some rows of one layer.
 struct Task {
@@ -47,23 +49,20 @@ DISTGAN_INLINE double squares(const float* values, int64_t length) {
     return sums[0];
 }
 
-// y[k] = row k . v, for K rows that lie `stride` apart.
-template <int K, class Weight>
-DISTGAN_INLINE void dots(float* y, const Weight* rows, int64_t stride, const float* v, int64_t columns) {
-    Lanes sums[K] = {};
+// row . v, along memory: the only pass that waits for it.
+template <class Weight>
+DISTGAN_INLINE float dot(const Weight* row, const float* v, int64_t columns) {
+    constexpr int64_t AT_ONCE = 4;
+    Lanes sums[AT_ONCE] = {};
     int64_t column = 0;
-    for (; column + LANES <= columns; column += LANES) {
-        Lanes factor, weight;
-        load(factor, v + column);
-        for (int row = 0; row < K; ++row) {
-            load(weight, rows + row * stride + column);
-            sums[row] += weight * factor;
-        }
+    for (; column + AT_ONCE * LANES <= columns; column += AT_ONCE * LANES) {
+        for (int64_t part = 0; part < AT_ONCE; ++part)
+            sums[part] += load(row + column + part * LANES) * load(v + column + part * LANES);
     }
-    for (int row = 0; row < K; ++row) y[row] = sum(sums[row]);
-    for (; column < columns; ++column) {
-        for (int row = 0; row < K; ++row) y[row] += to_float(rows[row * stride + column]) * v[column];
-    }
+    for (; column + LANES <= columns; column += LANES) sums[0] += load(row + column) * load(v + column);
+    float total = sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; column < columns; ++column) total += to_float(row[column]) * v[column];
+    return total;
 }
 
 // z += sum over k of y[k] * row k.
@@ -71,12 +70,8 @@ template <int K, class Weight>
 DISTGAN_INLINE void add_rows(float* z, const float* y, const Weight* rows, int64_t stride, int64_t columns) {
     int64_t column = 0;
     for (; column + LANES <= columns; column += LANES) {
-        Lanes total, weight;
-        load(total, z + column);
-        for (int row = 0; row < K; ++row) {
-            load(weight, rows + row * stride + column);
-            total += y[row] * weight;
-        }
+        Lanes total = load(z + column);
+        for (int row = 0; row < K; ++row) total += load(rows + row * stride + column) * y[row];
         store(z + column, total);
     }
     for (; column < columns; ++column) {
@@ -102,7 +97,7 @@ DISTGAN_INLINE void gather(float* to, const Matrix& matrix, int64_t first_row, i
 
 template <int K, class Weight>
 DISTGAN_INLINE void take_rows(float* z, float* y, const Weight* rows, int64_t stride, const float* v, int64_t columns) {
-    dots<K>(y, rows, stride, v, columns);
+    for (int row = 0; row < K; ++row) y[row] = dot(rows + row * stride, v, columns);
     if (z) add_rows<K>(z, y, rows, stride, columns);
 }
 
@@ -208,7 +203,7 @@ Tensor spectral_norm_power_iteration_cpu(const std::vector<Tensor> weights, Tens
     for (int64_t layer = 0; layer < num_layers; ++layer) {
         const Matrix matrix = as_matrix(weights[layer], copies);
         const auto first_task = int64_t(work.tasks.size());
-        const int64_t rows = larger(int64_t(1), ELEMENTS_PER_TASK / larger(matrix.columns, int64_t(1)));
+        const int64_t rows = larger(MIN_ROWS, MIN_ELEMENTS / larger(matrix.columns, int64_t(1)));
         const int64_t rows_per_task = ceil_div(rows, ROWS_AT_ONCE) * ROWS_AT_ONCE;
         int64_t row = 0;
         do {  // an empty layer has a task, too: it has a norm

@@ -44,10 +44,7 @@ DISTGAN_INLINE double dot(const Task& task) {
         const Gradient* gradients = static_cast<const Gradient*>(task.gradients) + offset;
         int64_t position = 0;
         for (; position + LANES <= length; position += LANES) {
-            Lanes weight, gradient;
-            load(weight, weights + position);
-            load(gradient, gradients + position);
-            sums += weight * gradient;
+            sums += load(weights + position) * load(gradients + position);
         }
         for (; position < length; ++position) rest += to_float(weights[position]) * to_float(gradients[position]);
     });
@@ -56,7 +53,7 @@ DISTGAN_INLINE double dot(const Task& task) {
 
 // result = gradient / sigma - slope * u v^T, with slope = <gradient, weight> / sigma^2.
 template <class Weight, class Gradient>
-DISTGAN_INLINE void update(const Task& task, double product) {
+DISTGAN_INLINE void update(const Task& task, double product, bool streamed) {
     const float scale = 1 / task.sigma;
     const auto slope = float(product / (double(task.sigma) * task.sigma));
     for_each_stretch(
@@ -65,13 +62,11 @@ DISTGAN_INLINE void update(const Task& task, double product) {
             Weight* results = static_cast<Weight*>(task.results) + offset;
             const float* v = task.v + column;
             const float factor = slope * task.u[row];
+            const bool past_caches = streamed && can_stream(results);
             int64_t position = 0;
             for (; position + LANES <= length; position += LANES) {
-                Lanes gradient, direction;
-                load(gradient, gradients + position);
-                load(direction, v + position);
-                gradient = gradient * scale - direction * factor;
-                store(results + position, gradient);
+                const Lanes result = load(gradients + position) * scale - load(v + position) * factor;
+                store(results + position, result, past_caches);
             }
             for (; position < length; ++position) {
                 results[position] = from_float<Weight>(to_float(gradients[position]) * scale - v[position] * factor);
@@ -84,11 +79,13 @@ DISTGAN_CLONES double dot_of(const Task& task) {
     return task.gradients_are_fp32 ? dot<BFloat16, float>(task) : dot<BFloat16, BFloat16>(task);
 }
 
-DISTGAN_CLONES void update_of(const Task& task, double product) {
+DISTGAN_CLONES void update_of(const Task& task, double product, bool streamed) {
     if (task.weights_are_fp32) {
-        task.gradients_are_fp32 ? update<float, float>(task, product) : update<float, BFloat16>(task, product);
+        task.gradients_are_fp32 ? update<float, float>(task, product, streamed)
+                                : update<float, BFloat16>(task, product, streamed);
     } else {
-        task.gradients_are_fp32 ? update<BFloat16, float>(task, product) : update<BFloat16, BFloat16>(task, product);
+        task.gradients_are_fp32 ? update<BFloat16, float>(task, product, streamed)
+                                : update<BFloat16, BFloat16>(task, product, streamed);
     }
 }
 
@@ -122,9 +119,10 @@ std::vector<Tensor> spectral_norm_scale_backward_cpu(const std::vector<Tensor> g
     auto is_alone = [&](int64_t layer) { return first_task[layer + 1] - first_task[layer] == 1; };
     // <gradient, weight> of a whole layer comes before its first update; a layer of one task needs nobody else's part.
     std::vector<double> products(num_tasks);
+    const bool streamed = is_streamed(total_elements(weights) * int64_t(sizeof(float)));
     for_each_task(num_tasks, total_elements(weights), [&](int64_t number) {
         products[number] = dot_of(tasks[number]);
-        if (is_alone(tasks[number].layer)) update_of(tasks[number], products[number]);
+        if (is_alone(tasks[number].layer)) update_of(tasks[number], products[number], streamed);
     });
     std::vector<double> layer_products(num_layers);
     std::vector<int64_t> others;  // from the last to the first: what was read last is still in the cache
@@ -138,7 +136,7 @@ std::vector<Tensor> spectral_norm_scale_backward_cpu(const std::vector<Tensor> g
     }
     for_each_task(int64_t(others.size()), num_elements, [&](int64_t position) {
         const Task& task = tasks[others[position]];
-        update_of(task, layer_products[task.layer]);
+        update_of(task, layer_products[task.layer], streamed);
     });
     return results;
 }

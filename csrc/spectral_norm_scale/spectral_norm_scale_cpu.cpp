@@ -24,8 +24,8 @@ std::vector<Task> tasks_of(const std::vector<Tensor>& weights) {
 }
 
 template <class Out, class In>
-DISTGAN_CLONES void scale_elements(void* to, const void* from, const Task& task, float factor) {
-    scale(static_cast<Out*>(to) + task.begin, static_cast<const In*>(from) + task.begin, factor, task.length);
+DISTGAN_CLONES void scale_elements(void* to, const void* from, const Task& task, float factor, bool streamed) {
+    scale(static_cast<Out*>(to) + task.begin, static_cast<const In*>(from) + task.begin, factor, task.length, streamed);
 }
 
 std::vector<Tensor> spectral_norm_scale_cpu(const std::vector<Tensor> given, const Tensor u, const Tensor v,
@@ -40,13 +40,16 @@ std::vector<Tensor> spectral_norm_scale_cpu(const std::vector<Tensor> given, con
     const std::vector<Task> tasks = tasks_of(weights);
     std::vector<void*> to;
     for (const Tensor& result : results) to.push_back(result.data_ptr());
-    for_each_task(int64_t(tasks.size()), total_elements(weights), [&](int64_t number) {
+    const int64_t num_elements = total_elements(weights);
+    const bool streamed =
+        is_streamed(num_elements * int64_t(dtype == ScalarType::Float ? sizeof(float) : sizeof(BFloat16)));
+    for_each_task(int64_t(tasks.size()), num_elements, [&](int64_t number) {
         const Task& task = tasks[number];
         const bool from_fp32 = weights[task.layer].scalar_type() == ScalarType::Float,
                    to_fp32 = dtype == ScalarType::Float;
         const auto run = to_fp32 ? (from_fp32 ? scale_elements<float, float> : scale_elements<float, BFloat16>)
                                  : (from_fp32 ? scale_elements<BFloat16, float> : scale_elements<BFloat16, BFloat16>);
-        run(to[task.layer], weights[task.layer].data_ptr(), task, 1 / norms[task.layer]);
+        run(to[task.layer], weights[task.layer].data_ptr(), task, 1 / norms[task.layer], streamed);
     });
     return results;
 }
