@@ -178,10 +178,11 @@ def problems_between_fields(config: TrainConfig, world_size: int) -> list[str]:
             f"penalty.name is {config.penalty.name!r}, a penalty per sample, but the discriminator's batch norm makes every output "
             "depend on the whole batch; set model.discriminator_norm to spectral or none, or penalty.name to none."
         )
-    if config.loss.name == "wasserstein" and config.penalty.name != "wgan_gp":
+    if config.loss.name == "wasserstein" and config.penalty.name != "wgan_gp" and not config.model.discriminator_is_lipschitz:
         problems.append(
-            f"loss.name is 'wasserstein', which has no lower bound without a Lipschitz penalty, but penalty.name is "
-            f"{config.penalty.name!r}; set penalty.name to wgan_gp."
+            f"loss.name is 'wasserstein', which has no lower bound unless the discriminator's slope has one, but penalty.name is "
+            f"{config.penalty.name!r}; set penalty.name to wgan_gp, or take a discriminator with spectral norm "
+            "(model.discriminator_norm of dcgan, model.name sngan)."
         )
     return problems
 

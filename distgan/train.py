@@ -7,6 +7,7 @@ torchrun --nproc_per_node 2 -m distgan.train --config launch/recipes/digits-dcga
 import faulthandler
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -26,6 +27,7 @@ from distgan.trainer import Trainer
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     die_with_agent()
+    warnings.simplefilter("ignore", library.PlainPyTorchWarning)  # it is said here, by one rank
     local_rank = os.environ.get("LOCAL_RANK", "0")
     try:
         command = parse_command(sys.argv[1:] if arguments is None else arguments)

@@ -6,6 +6,7 @@ python -m distgan.bench ops --only tiny --only eager --seconds 1
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from distgan.process import EXIT_DONE, refuse
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Missed goals are printed and are no failure."""
     options = _parser().parse_args(arguments)
+    warnings.simplefilter("ignore", library.PlainPyTorchWarning)  # it is said here, above the table
     try:
         device = _checked_device(options)
         torch.set_num_threads(options.threads)

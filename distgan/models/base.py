@@ -42,6 +42,11 @@ class ModelOptions(BaseModel, frozen=True):
         """Whether one sample's logit depends on the other samples of its batch (batch norm): no per-sample penalty then."""
         return False
 
+    @property
+    def discriminator_is_lipschitz(self) -> bool:
+        """Whether the weights alone bound the slope of the discriminator (spectral norm): the Wasserstein loss needs no penalty then."""
+        return False
+
 
 class Generator(nn.Module):
     """`forward(latents [N, latent_size], labels [N] int64 or None) -> images [N, C, H, W] in [-1, 1]`."""

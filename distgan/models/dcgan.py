@@ -36,6 +36,10 @@ class Options(ModelOptions, frozen=True):
     def discriminator_mixes_samples(self) -> bool:
         return self.discriminator_norm == "batch"
 
+    @property
+    def discriminator_is_lipschitz(self) -> bool:
+        return self.discriminator_norm == "spectral"
+
 
 def _start_and_doublings(image_size: int) -> tuple[int, int] | None:
     """32 -> (4, 3); 28 -> (7, 2); None if the size is neither 4*2^k nor 7*2^k with k >= 1."""

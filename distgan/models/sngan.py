@@ -42,6 +42,10 @@ class Options(ModelOptions, frozen=True):
         description="channels of the discriminator's first block, doubled at each block at 64 pixels; null: 128 at 32 pixels, 64 at 64",
     )
 
+    @property
+    def discriminator_is_lipschitz(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class Shape:

@@ -5,6 +5,7 @@ results, slower. They also serve float64, which the compiled operators do not ta
 """
 
 import ctypes
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,11 @@ _MISSING: dict[str, str | None] = {"cpu": _load("cpu")}
 _MISSING["cuda"] = _load("cuda") if _MISSING["cpu"] is None else f"without the CPU's there are none ({_MISSING['cpu']})"
 
 _reference_only = False
+_told: set[str] = set()  # kinds of devices
+
+
+class PlainPyTorchWarning(UserWarning):
+    """An operator runs as its reference twin because it was not compiled; once for each kind of device."""
 
 
 def is_compiled(device_type: str) -> bool:
@@ -71,9 +77,22 @@ def is_compiled(device_type: str) -> bool:
 def serves(*tensors: Tensor) -> bool:
     """Whether the compiled operators take what these stand for: one tensor of each list, as asking all takes as long as an operator.
 
-    What they refuse, such as a list of several dtypes, they refuse in a sentence.
+    What they refuse, such as a list of several dtypes, they refuse in a sentence. Where they should be and are not, it is said.
     """
-    return all(is_compiled(tensor.device.type) and tensor.dtype != torch.float64 for tensor in tensors)
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return False
+        if not is_compiled(tensor.device.type):
+            _tell(tensor.device.type)
+            return False
+    return True
+
+
+def _tell(device_type: str) -> None:
+    if _reference_only or torch.compiler.is_compiling() or device_type in _told:
+        return
+    _told.add(device_type)
+    warnings.warn(describe(device_type).removeprefix("warning: "), PlainPyTorchWarning, stacklevel=4)
 
 
 def why_not(device_type: str) -> str | None:

@@ -71,6 +71,16 @@ class SpectrallyNormalised(nn.Module):
 
         return call
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SpectrallyNormalised":
+        """What `.to()`, `.cuda()`, `.bfloat16()` and the like call: `u` and `v` go along, but never below fp32."""
+        exact = self.u, self.v
+        super()._apply(fn, recurse)
+        self.u, self.v = (
+            before.to(now.device, torch.promote_types(now.dtype, torch.float32))
+            for before, now in zip(exact, (self.u, self.v), strict=True)
+        )
+        return self
+
     def extra_repr(self) -> str:
         """The weights that are normalised, for print(network)."""
         return f"normalised: {', '.join(self._names)}"

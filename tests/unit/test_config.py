@@ -8,7 +8,7 @@ import yaml
 
 from distgan import train
 from distgan.cli import parse_command, read_yaml, to_yaml, validate
-from distgan.config import RESUME_MAY_CHANGE, changed_fields, config_class, flatten, resume_may_change
+from distgan.config import RESUME_MAY_CHANGE, changed_fields, config_class, flatten, problems_between_fields, resume_may_change
 from distgan.errors import InputError
 from distgan.models import MODELS
 
@@ -107,6 +107,15 @@ def test_dry_run_prints_what_would_run_and_writes_nothing(tmp_path: Path, capsys
     assert "# batch: 64 = 1 ranks x 64 (in 2 micro-batches)" in out
     assert "# data: 1,797 samples in 8 shards, 10 classes, images 32x32x1" in out
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("model", [["--model.discriminator_norm", "spectral"], ["--model.name", "sngan"]], ids=["dcgan", "sngan"])
+def test_a_spectral_norm_bounds_a_critic_as_well(model: list[str]) -> None:
+    problems = [
+        problems_between_fields(parse_command(["--loss.name", "wasserstein", "--penalty.name", "none", *more]).config, 1)
+        for more in ([], model)
+    ]
+    assert [len(found) for found in problems] == [1, 0]
 
 
 def test_configuration_is_frozen() -> None:

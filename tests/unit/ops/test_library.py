@@ -63,6 +63,30 @@ def test_without_libraries_plain_pytorch_serves_and_that_is_said(package):
     assert run(package, "distgan.train", "--run.dir", str(run_dir), *short).count(warning) == 1
 
 
+SCRIPT = """
+import torch
+from distgan import ops
+
+gradients = torch.ones(2, 3)
+torch.compile(ops.gradient_penalty, fullgraph=True, backend="eager")(gradients, 1.0, 10.0)
+ops.gradient_penalty(gradients.double(), 1.0, 10.0)
+print("so far so quiet", flush=True)
+for _ in range(2):
+    ops.gradient_penalty(gradients, 1.0, 10.0)
+    ops.spectral_norm(torch.nn.Linear(2, 3))
+"""
+
+
+def test_a_script_of_the_users_own_is_told_once_and_where(package):
+    script = package.parent / "script.py"
+    script.write_text(SCRIPT)
+    finished = subprocess.run([sys.executable, script], cwd=package.parent, capture_output=True, text=True, timeout=120, check=True)
+    assert finished.stdout == "so far so quiet\n"
+    told = [line for line in finished.stderr.splitlines() if "PlainPyTorchWarning" in line]
+    assert len(told) == 1, finished.stderr
+    assert "script.py:10: PlainPyTorchWarning: operators on cpu: plain PyTorch, which is slower (not compiled; " in told[0]
+
+
 def test_a_library_that_does_not_load_is_said_with_the_reason(package):
     (package / "ops" / "libdistgan_cpu.so").write_text("compiled for something else\n")
     output = run(package, "distgan.ops")

@@ -243,6 +243,19 @@ def test_it_follows_the_network_to_another_precision() -> None:
     assert ours.u.dtype == ours(_words(0)).dtype == torch.float64
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_vectors_never_fall_below_fp32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    ours = nn.Sequential(spectral_norm(nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 10))))
+    u, v = ours[0].u.clone(), ours[0].v.clone()
+    ours.to(dtype)
+    assert ours[0].network[0].weight.dtype == dtype
+    assert torch.equal(ours[0].u, u)
+    assert torch.equal(ours[0].v, v)
+    if dtype == torch.bfloat16:
+        assert ours(torch.ones(2, 30, dtype=dtype)).dtype == dtype
+
+
 @pytest.mark.parametrize("normalise", [True, False], ids=["compiled penalty", "compiled call"])
 def test_it_compiles_without_a_break(normalise: bool) -> None:
     """What `normalised` returns is a pure function of its input, also under torch.func."""
