@@ -183,7 +183,7 @@ inline Tensor poisoned(Tensor tensor) {
 // to the process page by page, which takes longer than to fill it.
 inline Tensor in_huge_pages(Tensor tensor) {
 #ifdef __linux__
-    constexpr uintptr_t PAGE = 4096, LARGE = 1 << 20;
+    constexpr uintptr_t PAGE = 4096, LARGE = 4 << 20;
     if (!tensor.is_cpu()) return tensor;
     const auto begin = reinterpret_cast<uintptr_t>(tensor.data_ptr()) / PAGE * PAGE;
     const auto end = reinterpret_cast<uintptr_t>(tensor.data_ptr()) + tensor.numel() * tensor.element_size();
