@@ -18,8 +18,11 @@ from distgan.data.plan import SamplePlan
 from distgan.data.reader import Reader
 from distgan.distributed import World
 from distgan.ema import Ema
+from distgan.engine import deepspeed_settings
+from distgan.engine.adam import AdamOptions
 from distgan.engine.base import Engine
 from distgan.engine.ddp import DdpEngine
+from distgan.engine.deepspeed import DeepSpeedEngine
 from distgan.errors import InputError
 from distgan.feed import Feed
 from distgan.images import save_grid
@@ -52,7 +55,7 @@ def check(config: TrainConfig, world_size: int) -> Preflight:
     Raises:
         InputError: with a sentence for everything that is wrong.
     """
-    problems = problems_between_fields(config, world_size)
+    problems = problems_between_fields(config, world_size) + deepspeed_settings.problems(config, world_size)
     found = None
     try:
         found = _check_data(config)
@@ -102,14 +105,11 @@ def build_penalty(config: TrainConfig) -> Penalty | None:
 
 def build_engine(config: TrainConfig, phase: Phase, options: Optimizer, world: World) -> Engine:
     """The engine that `engine.name` selects, around one phase."""
-    return DdpEngine(
-        phase,
-        world,
-        config.engine.accumulation_steps,
-        learning_rate=options.learning_rate,
-        betas=(options.beta1, options.beta2),
-        eps=options.eps,
-    )
+    adam = AdamOptions(options.learning_rate, (options.beta1, options.beta2), options.eps, options.max_gradient_norm)
+    if config.engine.name == "deepspeed":
+        settings = deepspeed_settings.complete(config, world.size, options.max_gradient_norm)
+        return DeepSpeedEngine(phase, config.engine.accumulation_steps, adam, settings)
+    return DdpEngine(phase, world, config.engine.accumulation_steps, adam)
 
 
 @contextmanager

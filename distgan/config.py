@@ -85,6 +85,9 @@ class Optimizer(Section):
     beta1: float = Field(default=0.5, ge=0, lt=1, description="decay of the first moment, per step")
     beta2: float = Field(default=0.99, ge=0, lt=1, description="decay of the second moment, per step")
     eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
+    max_gradient_norm: float | None = Field(
+        default=None, gt=0, description="a gradient with a larger Euclidean norm over all parameters is scaled down to it; null: no limit"
+    )
 
 
 class Ema(Section):
@@ -97,9 +100,22 @@ class Ema(Section):
 class EngineOptions(Section):
     """How the ranks work together."""
 
-    name: Literal["ddp"] = Field(default="ddp", description="ddp: torch's DistributedDataParallel (nothing is wrapped on one rank)")
+    name: Literal["ddp", "deepspeed"] = Field(
+        default="ddp", description="ddp: torch's DistributedDataParallel (nothing is wrapped on one rank); deepspeed: DeepSpeed's ZeRO"
+    )
+    zero_stage: int = Field(
+        default=0, ge=0, le=3, description="what ZeRO shards over the ranks: 0 nothing, 1 the optimizer's state, 2 also the gradients"
+    )
+    deepspeed_config: str | None = Field(
+        default=None, min_length=1, description="JSON file with DeepSpeed's own settings (buckets, overlapping, offloading); null: none"
+    )
     accumulation_steps: int = Field(default=1, ge=1, description="micro-batches per step, to lower memory; batch norm sees one micro-batch")
     timeout_seconds: float = Field(default=600.0, gt=0, description="how long a rank waits for the others before it gives up, in seconds")
+
+    @property
+    def needs_process_group(self) -> bool:
+        """Whether the engine needs one on a single rank, too."""
+        return self.name == "deepspeed"
 
 
 class Checkpoint(Section):

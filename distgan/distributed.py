@@ -42,9 +42,9 @@ class World:
         return self.rank == 0
 
     @contextmanager
-    def process_group(self, timeout_seconds: float) -> Iterator[None]:
-        """The group of all ranks: gloo for CPU tensors, nccl for GPU tensors; nothing at all on one rank."""
-        if self.size == 1:
+    def process_group(self, timeout_seconds: float, even_alone: bool = False) -> Iterator[None]:
+        """The group of all ranks: gloo for CPU tensors, nccl for GPU tensors; on one rank only if it is to be there `even_alone`."""
+        if self.size == 1 and not even_alone:
             yield
             return
         on_gpu = self.device.type == "cuda"
@@ -56,6 +56,7 @@ class World:
             world_size=self.size,
             timeout=timedelta(seconds=timeout_seconds),
             device_id=self.device if on_gpu else None,
+            store=dist.HashStore() if self.size == 1 else None,  # pyright: ignore[reportPrivateImportUsage]
         )
         try:
             yield

@@ -51,7 +51,7 @@ def train(config: TrainConfig, world: World, preflight: Preflight) -> int:
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest().listening())
         stack.enter_context(directory.held(config) if world.is_main else nullcontext())
-        stack.enter_context(world.process_group(config.engine.timeout_seconds))
+        stack.enter_context(world.process_group(config.engine.timeout_seconds, config.engine.needs_process_group))
         stack.enter_context(exporter.serving(config.metrics.host, config.metrics.port and config.metrics.port + world.local_rank))
         with built_trainer(config, world, preflight, exporter) as trainer:
             _announce(trainer, changes)

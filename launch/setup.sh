@@ -96,6 +96,7 @@ install_torch
 # Without build isolation, as the operators are compiled for the very torch that is installed.
 install ninja pybind11
 echo "Compiling the operators; where nvcc is, this can take a minute"
+export DS_BUILD_OPS=0 # DeepSpeed would compile its own operators, none of which is used
 install --no-build-isolation -e '.[dev]'
 .venv/bin/python - "$reason" <<'END'
 import sys, torch

@@ -87,6 +87,12 @@ def _with_shard(members: dict[str, bytes], *arguments: str) -> Prepare:
     return lambda directory: ["--data.url", str(_tar(directory / "x.tar", members)), *arguments]
 
 
+def _deepspeed(settings: str, *arguments: str) -> Prepare:
+    """DeepSpeed with a file of its own settings."""
+    with_file = _with_file("ds.json", settings, "--engine.deepspeed_config")
+    return lambda directory: ["--engine.name", "deepspeed", *with_file(directory), *arguments]
+
+
 BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     "unknown flag": (_with("--train.batchsize", "12"), ["train.batchsize is not a setting; did you mean train.batch_size?"]),
     "unknown section": (_with("--trian.batch_size", "12"), ["trian.batch_size is not a setting; did you mean train.batch_size?"]),
@@ -136,6 +142,46 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     "batch norm under a per-sample penalty": (
         _with("--model.discriminator_norm", "batch"),
         ["penalty.name is 'r1'", "set model.discriminator_norm to spectral or none, or penalty.name to none"],
+    ),
+    "sharding without DeepSpeed": (
+        _with("--engine.zero_stage", "1"),
+        ["engine.zero_stage is 1, but engine.name is 'ddp'; set that to deepspeed, or leave it out"],
+    ),
+    "sharded parameters": (
+        _with("--engine.name", "deepspeed", "--engine.zero_stage", "3"),
+        ["engine.zero_stage is 3", "no exact penalty", "set engine.zero_stage to 0, 1 or 2"],
+    ),
+    "no such file of DeepSpeed's": (
+        _with("--engine.name", "deepspeed", "--engine.deepspeed_config", "missing.json"),
+        ["engine.deepspeed_config is 'missing.json', which cannot be read as a JSON object (No such file or directory)"],
+    ),
+    "a damaged file of DeepSpeed's": (_deepspeed("{"), ["engine.deepspeed_config is ", "cannot be read as a JSON object", "line 1"]),
+    "a list for DeepSpeed": (_deepspeed("[]"), ["cannot be read as a JSON object (it holds a list)"]),
+    "another batch size for DeepSpeed": (
+        _deepspeed('{"train_batch_size": 32, "gradient_accumulation_steps": 2, "train_micro_batch_size_per_gpu": 16}'),
+        [
+            "train_batch_size is 32 in engine.deepspeed_config",
+            "but train.batch_size makes it 64; change one of them or leave it out there",
+            "gradient_accumulation_steps is 2",
+            "train_micro_batch_size_per_gpu is 16",
+        ],
+    ),
+    "another stage for DeepSpeed": (
+        _deepspeed('{"zero_optimization": {"stage": 2}}', "--engine.zero_stage", "1"),
+        ["zero_optimization.stage is 2 in engine.deepspeed_config", "engine.zero_stage makes it 1"],
+    ),
+    "DeepSpeed's default clipping": (
+        _deepspeed('{"gradient_clipping": 1.0}'),
+        ["gradient_clipping is 1.0", "discriminator_optimizer.max_gradient_norm makes it 0.0"],
+    ),
+    "an optimizer of DeepSpeed's": (
+        _deepspeed('{"optimizer": {"type": "Adam"}, "fp16": {"enabled": true}}'),
+        [
+            "optimizer is set in engine.deepspeed_config",
+            "it comes from generator_optimizer",
+            "fp16 is enabled",
+            "are fp32 under every engine",
+        ],
     ),
     "a critic without a Lipschitz penalty": (
         _with("--loss.name", "wasserstein"),

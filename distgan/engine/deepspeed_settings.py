@@ -1,0 +1,113 @@
+"""DeepSpeed's own settings: a user's JSON, held against the run's configuration, and completed by it.
+
+What the run decides (batch sizes, stage, optimizer, precision) comes from the run's configuration; the JSON is for everything else, such as
+buckets, overlapping and offloading. Where it repeats what the run decides, it has to agree; "auto" always does.
+"""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from distgan.config import TrainConfig, flatten
+
+# Before it, ZeRO-2 gives wrong gradients without a word where a network runs twice in a step (DeepSpeed#8224), as a discriminator does.
+OLDEST = (0, 19, 4)
+# What would replace the run's own optimizer or precision.
+_OPTIMIZERS = ("optimizer", "scheduler")
+_PRECISIONS = ("fp16", "bf16", "bfloat16", "amp", "torch_autocast")
+
+
+def problems(config: TrainConfig, world_size: int) -> list[str]:
+    """A sentence for each reason why the run cannot be trained by DeepSpeed as it is set."""
+    engine = config.engine
+    if engine.name != "deepspeed":
+        asked = {"zero_stage": engine.zero_stage != 0, "deepspeed_config": engine.deepspeed_config is not None}
+        return [
+            f"engine.{field} is {getattr(engine, field)!r}, but engine.name is {engine.name!r}; set that to deepspeed, or leave it out."
+            for field, is_set in asked.items()
+            if is_set
+        ]
+    found = _version_problems()
+    if engine.zero_stage == 3:
+        found.append(
+            "engine.zero_stage is 3, which shards the parameters themselves, through which no exact penalty can be taken (DeepSpeed has "
+            "neither a second nor a forward derivative of its gathering); set engine.zero_stage to 0, 1 or 2."
+        )
+    if engine.deepspeed_config is None:
+        return found
+    try:
+        settings = _read(engine.deepspeed_config)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        return [*found, f"engine.deepspeed_config is {engine.deepspeed_config!r}, which cannot be read as a JSON object ({reason})."]
+    return found + _contradictions(settings, config, world_size)
+
+
+def _version_problems() -> list[str]:
+    try:
+        version = importlib.metadata.version("deepspeed")
+    except importlib.metadata.PackageNotFoundError:
+        return [
+            "engine.name is 'deepspeed', which is not installed; run: DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed, or set "
+            "engine.name to ddp."
+        ]
+    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:3] if part.isdigit())
+    if numbers < OLDEST:
+        return [
+            f"DeepSpeed {version} is installed, whose ZeRO stage 2 gives wrong gradients where a network runs twice in a step, as a "
+            f"discriminator does (DeepSpeed#8224); install {'.'.join(map(str, OLDEST))} or newer, or set engine.name to ddp."
+        ]
+    return []
+
+
+def _read(path: str) -> dict[str, Any]:
+    settings = json.loads(Path(path).read_text())
+    if not isinstance(settings, dict):
+        raise ValueError(f"it holds a {type(settings).__name__}")
+    return settings
+
+
+def _contradictions(settings: dict[str, Any], config: TrainConfig, world_size: int) -> list[str]:
+    where = f"in engine.deepspeed_config {config.engine.deepspeed_config!r}"
+    found = []
+    limits = {network: getattr(config, f"{network}_optimizer").max_gradient_norm or 0.0 for network in ("generator", "discriminator")}
+    decided: dict[str, tuple[object, str]] = {
+        "train_batch_size": (config.train.batch_size, "train.batch_size"),
+        "gradient_accumulation_steps": (config.engine.accumulation_steps, "engine.accumulation_steps"),
+        "train_micro_batch_size_per_gpu": (
+            config.train.batch_size // (world_size * config.engine.accumulation_steps),
+            "train.batch_size, the ranks and engine.accumulation_steps",
+        ),
+        "gradient_clipping": (limits["discriminator"], "discriminator_optimizer.max_gradient_norm"),
+        "zero_optimization.stage": (config.engine.zero_stage, "engine.zero_stage"),
+        "managed_gradient_accumulation": (True, "engine.name"),
+    }
+    flat = flatten(settings)
+    for field, (ours, decided_by) in decided.items():
+        theirs = flat.get(field, "auto")
+        agrees = theirs in ("auto", ours) and not (field == "gradient_clipping" and theirs != "auto" and len(set(limits.values())) > 1)
+        if not agrees:
+            found.append(f"{field} is {theirs!r} {where}, but {decided_by} makes it {ours!r}; change one of them or leave it out there.")
+    for section in _OPTIMIZERS:
+        if section in settings:
+            found.append(f"{section} is set {where}; leave it out there, it comes from generator_optimizer and discriminator_optimizer.")
+    for section in _PRECISIONS:
+        if isinstance(options := settings.get(section), dict) and options.get("enabled", True) not in (False, "auto"):
+            found.append(f"{section} is enabled {where}; leave it out there, parameters and gradients are fp32 under every engine.")
+    return found
+
+
+def complete(config: TrainConfig, world_size: int, max_gradient_norm: float | None) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given for one network."""
+    settings = {} if config.engine.deepspeed_config is None else _read(config.engine.deepspeed_config)
+    zero = settings.get("zero_optimization", {})
+    return {
+        "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,  # torch's own Adam
+        **{key: value for key, value in settings.items() if value != "auto" and key not in (*_PRECISIONS, "train_batch_size")},
+        "train_micro_batch_size_per_gpu": config.train.batch_size // (world_size * config.engine.accumulation_steps),
+        "gradient_accumulation_steps": 1,  # a penalty is a backward of its own, so the engine says itself which one is the last
+        "gradient_clipping": max_gradient_norm or 0.0 if config.engine.zero_stage else 0.0,  # at stage 0 the engine does it itself
+        "zero_optimization": {**{key: value for key, value in zero.items() if value != "auto"}, "stage": config.engine.zero_stage},
+    }

@@ -1,0 +1,177 @@
+"""DeepSpeed's ZeRO is held to the same law as DDP: what many ranks compute is what one rank computes on the joined batch.
+
+In fp32: DeepSpeed gathers what it shards in fp32 whatever the network is.
+"""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distgan.distributed import World
+from tests.training import SMALL_MODELS, TIMEOUT_SECONDS, everything, run_ranks, settings, trainer_of, worst_error
+
+ITERATIONS = 5
+TOLERANCE = 1e-5
+STAGES = (0, 1, 2)
+ONE_RANK = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+CELLS: dict[str, dict[str, Any]] = {
+    "-".join([penalty, formulation, f"accumulation{steps}"]): {
+        "penalty": {"name": penalty, "formulation": formulation, "weight": 2.0, "every": 2},
+        "engine": {"accumulation_steps": steps},
+    }
+    for penalty, formulation, steps in itertools.product(("r1", "wgan_gp"), ("double_backward", "forward_over_reverse"), (1, 2))
+}
+CELLS["conditional-wasserstein"] = {
+    "model": SMALL_MODELS["mlp"] | {"conditional": True},
+    "loss": {"name": "wasserstein"},
+    "penalty": {"name": "wgan_gp", "every": 1},
+    "train": {"discriminator_steps": 2},
+}
+CELLS["limited-gradients"] = {
+    "penalty": {"name": "none"},
+    "discriminator_optimizer": {"max_gradient_norm": 0.05},
+    "generator_optimizer": {"max_gradient_norm": 0.02},
+}
+
+Result = dict[tuple[str, int], dict[str, torch.Tensor]]
+
+
+def under(engine: str, stage: int, sections: dict[str, Any]) -> dict[str, Any]:
+    return sections | {"engine": sections.get("engine", {}) | {"name": engine, "zero_stage": stage}}
+
+
+def _train_cells(world: World, directory: Path, engine: str, stages: tuple[int, ...], cells: list[str], iterations: int) -> Result:
+    results = {}
+    for cell, stage in itertools.product(cells, stages):
+        with trainer_of(settings(directory / f"{cell}-{stage}", **under(engine, stage, CELLS[cell])), world) as trainer:
+            for _ in range(iterations):
+                trainer.iterate()
+            results[cell, stage] = everything(trainer)
+    return results
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return _train_cells(ONE_RANK, tmp_path_factory.mktemp("one"), "ddp", (0,), list(CELLS), ITERATIONS)
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["2 ranks", "3 ranks"])
+def many_ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+    return run_ranks(request.param, _train_cells, tmp_path_factory.mktemp("many"), "deepspeed", STAGES, list(CELLS), ITERATIONS)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_many_ranks_equal_one_rank(cell: str, stage: int, one_rank: Result, many_ranks: list[Result]) -> None:
+    for rank, results in enumerate(many_ranks):
+        error, name = worst_error(results[cell, stage], one_rank[cell, 0])
+        assert error < TOLERANCE, f"rank {rank}: {name} differs by {error:.1e}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ranks_agree_to_the_bit(stage: int, many_ranks: list[Result]) -> None:
+    for cell in CELLS:
+        first, *others = (results[cell, stage] for results in many_ranks)
+        assert all(torch.equal(first[name], other[name]) for other in others for name in first), cell
+
+
+def _train_without_one_exchange(world: World, directory: Path, stage: int) -> Result:
+    """The planted fault: one step forgets to meet the other ranks."""
+    from distgan.engine.deepspeed import DeepSpeedEngine
+
+    backward, calls = DeepSpeedEngine.backward, itertools.count()
+
+    def forgetful(engine: DeepSpeedEngine, part: str, batch: Any, *, last: bool) -> Any:
+        if last and next(calls) == 4:
+            engine._engine.enable_backward_allreduce = False
+        try:
+            return backward(engine, part, batch, last=last)
+        finally:
+            engine._engine.enable_backward_allreduce = True
+
+    DeepSpeedEngine.backward = forgetful
+    return _train_cells(world, directory, "deepspeed", (stage,), ["r1-double_backward-accumulation1"], ITERATIONS)
+
+
+def test_a_forgotten_exchange_is_noticed(one_rank: Result, tmp_path: Path) -> None:
+    cell = "r1-double_backward-accumulation1"
+    wrong = run_ranks(2, _train_without_one_exchange, tmp_path, 0)
+    assert worst_error(wrong[0][cell, 0], one_rank[cell, 0])[0] > 100 * TOLERANCE
+
+
+def _alone(world: World, directory: Path, cells: list[str]) -> Result:
+    with world.process_group(TIMEOUT_SECONDS, even_alone=True):
+        return _train_cells(world, directory, "deepspeed", STAGES, cells, ITERATIONS)
+
+
+def test_one_rank_needs_no_others(one_rank: Result, tmp_path: Path) -> None:
+    cell = "wgan_gp-double_backward-accumulation2"
+    (results,) = run_ranks(1, _alone, tmp_path, [cell])
+    for stage in STAGES:
+        assert worst_error(results[cell, stage], one_rank[cell, 0])[0] < TOLERANCE
+
+
+def _poisoned(world: World, directory: Path) -> dict[int, tuple[bool, float, float]]:
+    """For each stage: whether a step whose gradient is NaN on the last rank alone left everything as it was, its norm, and skipped."""
+    found = {}
+    for stage in STAGES:
+        with trainer_of(
+            settings(directory / str(stage), **under("deepspeed", stage, CELLS["r1-double_backward-accumulation1"])), world
+        ) as trainer:
+            trainer.iterate()
+            before = everything(trainer)
+            phase, engine = trainer.discriminator_phase, trainer.discriminator_engine
+            (batch,) = [phase.with_fakes(batch) for batch in trainer.feed.for_discriminator(1)]
+            if world.rank == world.size - 1:
+                batch.real_images[0] = float("nan")
+            engine.backward("loss", batch, last=True)
+            result = engine.step()
+            after = everything(trainer)
+            same = all(torch.equal(before[name], after[name]) for name in before)
+            trainer.iterate()  # and training goes on
+            assert all(value.isfinite().all() for value in everything(trainer).values())
+            found[stage] = same, float(result.gradient_norm), float(result.skipped)
+    return found
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_on_all_ranks_at_every_stage(tmp_path: Path) -> None:
+    for results in run_ranks(2, _poisoned, tmp_path):
+        for stage, (same, norm, skipped) in results.items():
+            assert same, stage
+            assert not math.isfinite(norm), stage
+            assert skipped == 1, stage
+
+
+FIRST, SECOND = 3, 2
+JOURNEYS = {
+    "ZeRO 2 on 4 ranks -> DDP on 1": [("deepspeed", 2, 4), ("ddp", 0, 1)],
+    "ZeRO 2 on 4 ranks -> DDP on 3": [("deepspeed", 2, 4), ("ddp", 0, 3)],
+    "ZeRO 1 on 2 ranks -> ZeRO 2 on 3": [("deepspeed", 1, 2), ("deepspeed", 2, 3)],
+    "DDP on 2 ranks -> ZeRO 1 on 3": [("ddp", 0, 2), ("deepspeed", 1, 3)],
+    "DDP on 1 rank -> ZeRO 0 on 2": [("ddp", 0, 1), ("deepspeed", 0, 2)],
+}
+
+
+def _sitting(world: World, directory: Path, engine: str, stage: int, iterations: int) -> dict[str, torch.Tensor]:
+    """Some iterations of the run in `directory`, from its newest checkpoint, with a checkpoint at the end."""
+    with trainer_of(settings(directory, **under(engine, stage, CELLS["wgan_gp-double_backward-accumulation1"])), world) as trainer:
+        for _ in range(iterations):
+            trainer.iterate()
+        trainer.saver.save()
+        return everything(trainer)
+
+
+@pytest.mark.parametrize("journey", JOURNEYS)
+def test_a_checkpoint_goes_on_under_another_engine_and_on_other_ranks(journey: str, one_rank: Result, tmp_path: Path) -> None:
+    found: list[dict[str, torch.Tensor]] = []
+    for (engine, stage, ranks), iterations in zip(JOURNEYS[journey], (FIRST, SECOND), strict=True):
+        found = run_ranks(ranks, _sitting, tmp_path, engine, stage, iterations)
+    assert FIRST + SECOND == ITERATIONS
+    for rank, result in enumerate(found):
+        error, name = worst_error(result, one_rank["wgan_gp-double_backward-accumulation1", 0])
+        assert error < TOLERANCE, f"rank {rank}: {name} differs by {error:.1e}"
