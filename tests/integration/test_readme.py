@@ -56,6 +56,7 @@ def _shorter(command: str) -> str:
     return f"{command} --train.total_kimg 0.064 --metrics.port 0 --model.generator_channels 4 --model.discriminator_channels 4"
 
 
+@pytest.mark.timeout(900)
 def test_every_command_runs(directory: Path) -> None:
     commands = _commands()
     assert len(commands) >= 8
