@@ -55,7 +55,7 @@ class DeepSpeedEngine:
         return StepResult(torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=device), skipped)
 
     def state(self) -> EngineState:
-        network = {name: value.detach().clone() for name, value in self._network.state_dict().items()}
+        network = {name: value.detach() for name, value in self._network.state_dict().items()}
         if not self._is_sharded:
             return EngineState(network, slots(self._network, self._adam))
         if not self._adam.state:

@@ -4,6 +4,7 @@ In fp32: DeepSpeed gathers what it shards in fp32 whatever the network is.
 """
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,29 @@ def test_a_forgotten_exchange_is_noticed(one_rank: Result, tmp_path: Path) -> No
     assert worst_error(wrong[0][cell, 0], one_rank[cell, 0])[0] > 100 * TOLERANCE
 
 
+OWN_SETTINGS = {
+    "zero_optimization": {
+        "offload_optimizer": {"device": "cpu"},
+        "reduce_bucket_size": 500,
+        "allgather_bucket_size": 300,
+        "overlap_comm": True,
+    },
+    "zero_force_ds_cpu_optimizer": False,
+}
+
+
+def test_settings_of_deepspeeds_own_change_no_weight(one_rank: Result, tmp_path: Path) -> None:
+    """Small buckets, overlapping, and the optimizer's state in host memory; over two sittings, the second one under DDP."""
+    cell, file = "r1-double_backward-accumulation2", tmp_path / "ds.json"
+    file.write_text(json.dumps(OWN_SETTINGS))
+    sections = under("deepspeed", 2, CELLS[cell])
+    sections["engine"]["deepspeed_config"] = str(file)
+    run_ranks(2, _sitting, tmp_path, sections, FIRST)
+    for result in run_ranks(2, _sitting, tmp_path, under("ddp", 0, CELLS[cell]), SECOND):
+        error, name = worst_error(result, one_rank[cell, 0])
+        assert error < TOLERANCE, f"{name} differs by {error:.1e}"
+
+
 def _alone(world: World, directory: Path, cells: list[str]) -> Result:
     with world.process_group(TIMEOUT_SECONDS, even_alone=True):
         return _train_cells(world, directory, "deepspeed", STAGES, cells, ITERATIONS)
@@ -157,9 +181,9 @@ JOURNEYS = {
 }
 
 
-def _sitting(world: World, directory: Path, engine: str, stage: int, iterations: int) -> dict[str, torch.Tensor]:
+def _sitting(world: World, directory: Path, sections: dict[str, Any], iterations: int) -> dict[str, torch.Tensor]:
     """Some iterations of the run in `directory`, from its newest checkpoint, with a checkpoint at the end."""
-    with trainer_of(settings(directory, **under(engine, stage, CELLS["wgan_gp-double_backward-accumulation1"])), world) as trainer:
+    with trainer_of(settings(directory / "run", **sections), world) as trainer:
         for _ in range(iterations):
             trainer.iterate()
         trainer.saver.save()
@@ -170,7 +194,7 @@ def _sitting(world: World, directory: Path, engine: str, stage: int, iterations:
 def test_a_checkpoint_goes_on_under_another_engine_and_on_other_ranks(journey: str, one_rank: Result, tmp_path: Path) -> None:
     found: list[dict[str, torch.Tensor]] = []
     for (engine, stage, ranks), iterations in zip(JOURNEYS[journey], (FIRST, SECOND), strict=True):
-        found = run_ranks(ranks, _sitting, tmp_path, engine, stage, iterations)
+        found = run_ranks(ranks, _sitting, tmp_path, under(engine, stage, CELLS["wgan_gp-double_backward-accumulation1"]), iterations)
     assert FIRST + SECOND == ITERATIONS
     for rank, result in enumerate(found):
         error, name = worst_error(result, one_rank["wgan_gp-double_backward-accumulation1", 0])
