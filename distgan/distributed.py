@@ -1,7 +1,7 @@
 """Ranks: who this process is, the process group, and what the ranks agree on."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -79,6 +79,20 @@ class World:
             tensor /= self.size
         return tensor
 
+    def disagreements(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+        """Which tensors are not the same bits as rank 0's, and where: ['u on rank 1', 'u on rank 3']. Collective.
+
+        Tensors of the same names and shapes on every rank; what is exchanged is one number of each, a sum over its bytes.
+        """
+        if self.size == 1:
+            return []
+        sums = [_bytes_of(tensor).sum(dtype=torch.int64) for tensor in tensors.values()]
+        own = torch.stack(sums).cpu()  # [number of tensors]
+        of_ranks = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(of_ranks, own)
+        differ = [(theirs != of_ranks[0]).tolist() for theirs in of_ranks]
+        return [f"{name} on rank {rank}" for number, name in enumerate(tensors) for rank in range(self.size) if differ[rank][number]]
+
 
 class AnyRank:
     """Whether any rank raised its hand, learnt one call later, so that nobody waits for the exchange."""
@@ -107,6 +121,10 @@ class AnyRank:
     def close(self) -> None:
         """Take part in the exchange still under way. Collective."""
         self._finish()
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
 def _integer(name: str, default: int) -> int:

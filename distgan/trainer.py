@@ -104,7 +104,20 @@ class Trainer:
         yield
         self.reporter.phase(phase, time.perf_counter() - begin)
 
+    def _check_agreement(self) -> None:
+        """Ranks hold the same networks by construction; a fault of a program or a machine must not go unseen, nor into a checkpoint."""
+        networks = {"discriminator": self.discriminator_phase.network, "generator": self.generator_phase.network}
+        tensors = {f"{name}: {key}": value for name, network in networks.items() for key, value in network.state_dict().items()}
+        if found := self.world.disagreements(tensors):
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            raise RuntimeError(
+                f"The ranks no longer hold the same networks: {', '.join(found[:5])}{more} differ from rank 0. Nothing was saved since; "
+                "the same command goes on from the last checkpoint. If it happens again, look for a faulty device, or report it."
+            )
+
     def _on_schedule(self) -> None:
+        if self.state.just_crossed(self.schedule.log_every_images) or self.state.just_crossed(self.schedule.checkpoint_every_images):
+            self._check_agreement()
         if self.state.just_crossed(self.schedule.log_every_images):
             self._log()
         if self.state.just_crossed(self.schedule.samples_every_images):
@@ -117,6 +130,7 @@ class Trainer:
 
     def _finish(self) -> None:
         """A log line, a grid and a checkpoint always mark the end of a sitting."""
+        self._check_agreement()
         self._log()
         self._save_samples()
         self.saver.save()

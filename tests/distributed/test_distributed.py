@@ -1,5 +1,6 @@
 """The exchanges between ranks, each against one rank's arithmetic on the joined data."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from distgan.distributed import AnyRank, World
 from distgan.metrics.meter import Meter
 from distgan.models.layers import BatchNorm2d
-from tests.training import run_ranks
+from tests.training import run_ranks, settings, trainer_of
 
 RANKS = 3
 
@@ -19,6 +20,21 @@ def _joined_batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2 * RANKS, 2, 4, 4, dtype=torch.float64, generator=generator) + 1000
     return images, torch.randn(images.shape, dtype=torch.float64, generator=generator)
+
+
+def _tensors(flipped: bool) -> dict[str, torch.Tensor]:
+    """Of several kinds; `flipped`, one bit of one element is another."""
+    tensors = {
+        "fp32": torch.linspace(-1, 1, 12).view(3, 4).T,
+        "bf16": torch.ones(3, dtype=torch.bfloat16),
+        "nan": torch.tensor(torch.nan),
+        "count": torch.tensor(7),
+        "empty": torch.empty(0),
+    }
+    if flipped:
+        tensors["fp32"] = tensors["fp32"].clone()
+        tensors["fp32"][2, 1] = torch.nextafter(tensors["fp32"][2, 1], torch.tensor(2.0))
+    return tensors
 
 
 def _exchange(world: World) -> dict[str, Any]:
@@ -46,6 +62,8 @@ def _exchange(world: World) -> dict[str, Any]:
         "answers": answers,
         "broadcast": world.broadcast_integer(world.rank + 5),
         "is_main": world.is_main,
+        "agree": world.disagreements(_tensors(flipped=False)),
+        "disagree": world.disagreements(_tensors(flipped=world.rank == 2) | {"other": torch.tensor(world.rank == 1)}),
     }
 
 
@@ -90,6 +108,38 @@ def test_one_raised_hand_is_known_to_all_one_call_later(ranks: list[dict[str, An
 def test_rank_0_speaks_for_all(ranks: list[dict[str, Any]]) -> None:
     assert [rank["broadcast"] for rank in ranks] == [5, 5, 5]
     assert [rank["is_main"] for rank in ranks] == [True, False, False]
+
+
+def test_one_bit_that_differs_is_named_with_its_rank(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert rank["agree"] == []
+        assert rank["disagree"] == ["fp32 on rank 2", "other on rank 1"]
+
+
+def _train_with_a_fault(world: World, directory: Path) -> str:
+    """What the run says when one rank's generator changes by itself, in the last bit of one weight."""
+    with trainer_of(settings(directory / "run", train={"total_kimg": 5}, metrics={"log_every_kimg": 0.1, "port": 0}), world) as trainer:
+        weight = next(trainer.generator_phase.network.parameters())
+
+        def stop_requested() -> bool:
+            if trainer.state.iteration == 5 and world.rank == 1:
+                with torch.no_grad():
+                    weight.view(-1)[3] = torch.nextafter(weight.view(-1)[3], torch.tensor(2.0))
+            return False
+
+        try:
+            trainer.fit(stop_requested)
+        except RuntimeError as error:
+            return str(error)
+        return "nothing was noticed"
+
+
+def test_ranks_that_part_end_the_run_before_anything_is_saved(tmp_path: Path) -> None:
+    for sentence in run_ranks(2, _train_with_a_fault, tmp_path):
+        assert sentence.startswith("The ranks no longer hold the same networks: ")
+        assert "generator: " in sentence
+        assert " on rank 1" in sentence
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*")) == []
 
 
 def test_alone_a_hand_is_known_at_once() -> None:
