@@ -44,7 +44,8 @@ class Compilers:
         """`CXX` and `CUDA_HOME` choose, else what is on PATH or where CUDA's installers put it."""
         cxx, cuda_home = os.environ.get("CXX"), os.environ.get("CUDA_HOME")
         if cxx and not shutil.which(cxx):
-            raise BuildError(f"CXX is {cxx!r}, which is no program; name a C++ compiler, or unset CXX to have one looked for.")
+            more = " (one program without arguments: put a launcher such as ccache on PATH under the compiler's name)" if " " in cxx else ""
+            raise BuildError(f"CXX is {cxx!r}, which is no program; name a C++ compiler{more}, or unset CXX to have one looked for.")
         return cls(
             cxx=_first_of(*([cxx] if cxx else ["g++", "c++", "clang++"])),
             nvcc=_first_of(*([f"{cuda_home}/bin/nvcc"] if cuda_home else ["nvcc", "/usr/local/cuda/bin/nvcc"])),
@@ -97,7 +98,10 @@ def _run(*command: str) -> str:
 
 
 def _version(compiler: str) -> str:
-    lines = _run(compiler, "--version").splitlines()
+    try:
+        lines = _run(compiler, "--version").splitlines() or [compiler]
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"{compiler} does not say its version ({error}); name another compiler in CXX or CUDA_HOME.") from None
     return next((line.replace("Cuda compilation tools", "nvcc") for line in lines if "release" in line), lines[0])
 
 

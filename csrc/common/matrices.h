@@ -32,7 +32,8 @@ inline int64_t num_columns(const Tensor& weight) {
 }
 
 // Throws a sentence unless the weights, u and v belong together; returns where each layer's vectors begin.
-inline std::vector<VectorOffsets> check_layers(const std::vector<Tensor>& weights, const Tensor& u, const Tensor& v) {
+inline std::vector<VectorOffsets> check_layers(const std::vector<Tensor>& weights, const Tensor& u, const Tensor& v,
+                                               bool are_written) {
     require(!weights.empty(), "weights is empty; pass at least one weight.");
     std::vector<VectorOffsets> offsets;
     int64_t rows = 0, columns = 0;
@@ -52,7 +53,7 @@ inline std::vector<VectorOffsets> check_layers(const std::vector<Tensor>& weight
         require_same_device(what, *vectors, "weights[0]", weights[0]);
         require(vectors->dim() == 1 && vectors->numel() == expected, what, " is ", shape(*vectors),
                 ", but the weights have ", expected, " ", sides, " in all; it has to be [", expected, "].");
-        require_contiguous(what, *vectors);
+        require_contiguous(what, *vectors, are_written);
         require_countable(what, *vectors);
     }
     return offsets;

@@ -120,9 +120,9 @@ inline void require_fp32(const Argument& what, const Tensor& tensor) {
             ", but it has to be float32.");
 }
 
-inline void require_contiguous(const Argument& what, const Tensor& tensor) {
-    require(tensor.is_contiguous(), what, " is written through and has to be contiguous; pass ", what,
-            ".contiguous() and copy back.");
+inline void require_contiguous(const Argument& what, const Tensor& tensor, bool is_written = false) {
+    require(tensor.is_contiguous(), what, is_written ? " is written through and has" : " has",
+            " to be contiguous; pass ", what, ".contiguous()", is_written ? " and copy back." : ".");
 }
 
 // Kernels count with 32 bits.

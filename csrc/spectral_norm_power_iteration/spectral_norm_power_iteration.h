@@ -9,7 +9,7 @@ inline std::vector<VectorOffsets> check_power_iteration(const std::vector<Tensor
                                                         const Tensor& v, int64_t iterations, double eps) {
     require(iterations >= 0, "iterations is ", iterations, ", but it has to be 0 (only measure) or more.");
     require(eps > 0, "eps is ", eps, ", but it has to be positive: it is the smallest norm a matrix is taken to have.");
-    return check_layers(weights, u, v);
+    return check_layers(weights, u, v, iterations > 0);
 }
 
 }  // namespace distgan

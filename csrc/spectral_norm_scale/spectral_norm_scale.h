@@ -8,7 +8,7 @@ namespace distgan {
 
 inline std::vector<VectorOffsets> check_scale(const std::vector<Tensor>& weights, const Tensor& u, const Tensor& v,
                                               const Tensor& sigma) {
-    std::vector<VectorOffsets> offsets = check_layers(weights, u, v);
+    std::vector<VectorOffsets> offsets = check_layers(weights, u, v, false);
     require_fp32("sigma", sigma);
     require_same_device("sigma", sigma, "weights[0]", weights[0]);
     require(sigma.dim() == 1 && size_t(sigma.numel()) == weights.size(), "sigma is ", shape(sigma), ", but there are ",

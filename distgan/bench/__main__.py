@@ -1,7 +1,7 @@
 """Measure distgan beside what plain PyTorch offers: a table, and a JSON with all figures.
 
 python -m distgan.bench ops --out bench.json
-python -m distgan.bench ops --only tiny --only eager --seconds 1
+python -m distgan.bench ops --only tiny --only forward --seconds 1
 """
 
 import argparse

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from distgan.ops import library
-from distgan.ops.checks import require, require_floating
+from distgan.ops.checks import require, require_floating, require_tensors
 
 
 def ema_update(average: Sequence[Tensor], weights: Sequence[Tensor], decay: float) -> None:
@@ -17,6 +17,8 @@ def ema_update(average: Sequence[Tensor], weights: Sequence[Tensor], decay: floa
         weights: fp32 or bf16, of the same shapes and strides.
         decay: the share that the average keeps, in [0, 1].
     """
+    average, weights = list(average), list(weights)
+    require_tensors(("average", average), ("weights", weights))
     average, weights = [tensor.detach() for tensor in average], [tensor.detach() for tensor in weights]
     if average and weights and library.serves(average[0], weights[0]):
         torch.ops.distgan.ema_update(average, weights, decay)

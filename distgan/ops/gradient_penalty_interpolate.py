@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distgan.ops import library
-from distgan.ops.checks import name, require, require_floating
+from distgan.ops.checks import name, require, require_floating, require_tensors
 from distgan.ops.samples import empty_in_layout_of
 
 Mode = Literal["mixture", "real", "fake"]
@@ -39,6 +39,7 @@ def gradient_penalty_interpolate(real: Tensor, fake: Tensor, seed: int, offset: 
         raise ValueError(f"mode is {mode!r}; it has to be one of {', '.join(map(repr, _MODES))}.")
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it has to be a 64-bit number, from -2^63 to 2^64 - 1.")
+    require_tensors(("real", real), ("fake", fake))
     real, fake = real.detach(), fake.detach()
     if library.serves(real, fake):
         return torch.ops.distgan.gradient_penalty_interpolate(real, fake, _signed(seed), offset, _MODES[mode])
@@ -50,7 +51,7 @@ def gradient_penalty_interpolate_reference(real: Tensor, fake: Tensor, seed: int
     """`gradient_penalty_interpolate` in plain PyTorch: the same shares, and for fp32 and bf16 the same bits."""
     require(real.dim() > 0, "real has no dimension; dimension 0 has to count the images.")
     require(
-        real.dtype == torch.uint8 or real.is_floating_point(),
+        real.dtype in (torch.uint8, torch.float32, torch.bfloat16, torch.float64),
         f"real is {name(real)}, but this operator takes uint8, float32 or bfloat16.",
     )
     require_floating("fake", fake)

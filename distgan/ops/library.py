@@ -5,6 +5,7 @@ results, slower. They also serve float64, which the compiled operators do not ta
 """
 
 import ctypes
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,7 +93,10 @@ def _tell(device_type: str) -> None:
     if _reference_only or torch.compiler.is_compiling() or device_type in _told:
         return
     _told.add(device_type)
-    warnings.warn(describe(device_type).removeprefix("warning: "), PlainPyTorchWarning, stacklevel=4)
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("distgan."):
+        level, frame = level + 1, frame.f_back  # to the line that called the package
+    warnings.warn(describe(device_type).removeprefix("warning: "), PlainPyTorchWarning, stacklevel=level)
 
 
 def why_not(device_type: str) -> str | None:

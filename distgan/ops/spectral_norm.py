@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from distgan.ops import library
-from distgan.ops.checks import require, require_floating
+from distgan.ops.checks import name, require, require_floating, require_tensors
 
 EPS = 1e-12  # smallest norm that a matrix is taken to have: keeps a zero matrix zero instead of NaN
 
@@ -34,6 +34,7 @@ def spectral_norm_power_iteration_(weights: Sequence[Tensor], u: Tensor, v: Tens
         sigma [number of weights], fp32. The same bits on every rank, in every run, at every number of threads.
     """
     weights = list(weights)
+    require_tensors(("weights", weights), ("u", u), ("v", v))
     if weights and library.serves(u, weights[0]):
         with torch.no_grad():
             return torch.ops.distgan.spectral_norm_power_iteration_(weights, u, v, iterations, eps)
@@ -52,6 +53,7 @@ def spectral_norm_scale(weights: Sequence[Tensor], u: Tensor, v: Tensor, sigma: 
         (the paper's eq. 12): u and v count as constant. A second derivative through the compiled operator raises.
     """
     weights = list(weights)
+    require_tensors(("weights", weights), ("u", u), ("v", v), ("sigma", sigma))
     require(len(weights) > 0, "weights is empty; pass at least one weight.")
     dtype = dtype or weights[0].dtype
     if library.serves(u, weights[0]):
@@ -67,6 +69,11 @@ def _matrices(weights: Sequence[Tensor], u: Tensor, v: Tensor) -> list[tuple[Ten
     for number, weight in enumerate(weights):
         require(weight.dim() > 0, f"weights[{number}] has no dimension; a weight has at least one, its rows.")
         require_floating(f"weights[{number}]", weight)
+    exact = torch.float64 if any(weight.dtype == torch.float64 for weight in weights) else torch.float32
+    for what, vectors in (("u", u), ("v", v)):
+        taken = (torch.float64,) if exact == torch.float64 else (torch.float32, torch.float64)
+        require(vectors.dtype in taken, f"{what} is {name(vectors)}, but it has to be {str(exact).removeprefix('torch.')}.")
+    require(u.dtype == v.dtype, f"u is {name(u)} and v is {name(v)}; they need one dtype.")
     matrices = [weight.flatten(1) if weight.dim() > 1 else weight[:, None] for weight in weights]
     for what, vectors, dimension, sides in (("u", u, 0, "rows"), ("v", v, 1, "columns")):
         size = sum(matrix.shape[dimension] for matrix in matrices)
@@ -86,6 +93,9 @@ def spectral_norm_power_iteration_reference_(
     """`spectral_norm_power_iteration_` in plain PyTorch, in the precision of `u`."""
     require(iterations >= 0, f"iterations is {iterations}, but it has to be 0 (only measure) or more.")
     require(eps > 0, f"eps is {eps:g}, but it has to be positive: it is the smallest norm a matrix is taken to have.")
+    for what, vectors in (("u", u), ("v", v)) if iterations else ():
+        sentence = f"{what} is written through and has to be contiguous; pass {what}.contiguous() and copy back."
+        require(vectors.is_contiguous(), sentence)
     sigmas = []
     for matrix, layer_u, layer_v in _matrices(weights, u, v):
         sigma = layer_u @ (matrix @ layer_v) if iterations == 0 else layer_u.new_zeros(())
@@ -104,6 +114,9 @@ def spectral_norm_power_iteration_reference_(
 def spectral_norm_scale_reference(weights: Sequence[Tensor], u: Tensor, v: Tensor, sigma: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """`spectral_norm_scale` in plain PyTorch; autograd differentiates it."""
     matrices, count = _matrices(weights, u, v), len(weights)
+    require(sigma.dtype == u.dtype, f"sigma is {name(sigma)}, but it has to be {name(u)}, as u is.")
+    taken = (torch.float32, torch.bfloat16, torch.float64)
+    require(dtype in taken, f"dtype is {str(dtype).removeprefix('torch.')}, but it has to be float32 or bfloat16.")
     require(list(sigma.shape) == [count], f"sigma is {list(sigma.shape)}, but there are {count} weights; it has to be [{count}].")
     scaled = []
     for weight, (matrix, layer_u, layer_v), layer_sigma in zip(weights, matrices, sigma, strict=True):

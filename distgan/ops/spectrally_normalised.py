@@ -14,7 +14,7 @@ from distgan.ops.spectral_norm import EPS, spectral_norm_power_iteration_, spect
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LAYERS = (nn.Linear, nn.Bilinear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
-FIRST_ITERATIONS = 15  # before the first use, as torch.nn.utils.parametrizations.spectral_norm
+FIRST_ITERATIONS = 16  # before the first use, as torch: 15 when its parametrisation is made, and one when it is registered
 
 
 class SpectrallyNormalised(nn.Module):
@@ -38,6 +38,8 @@ class SpectrallyNormalised(nn.Module):
 
     def __init__(self, network: nn.Module, *, iterations: int = 1, eps: float = EPS) -> None:
         super().__init__()
+        if not isinstance(iterations, int) or iterations < 1:
+            raise ValueError(f"iterations is {iterations!r}; it has to be a whole number from 1.")
         _check(network)
         self.network = network
         self.iterations = iterations
@@ -49,16 +51,17 @@ class SpectrallyNormalised(nn.Module):
                 seen.add(id(layer.weight))
                 self._names[f"{name}weight"] = isinstance(layer, TRANSPOSED)
         matrices = [matrix.detach() for matrix in self._matrices()]
-        # Drawn layer by layer, u before v, as torch's parametrisation draws: the same seed gives the same vectors.
+        # Drawn layer by layer, u before v, as torch's parametrisation draws: the same seed gives the same vectors, here and there.
         vectors = [(_unit_vector(matrix, matrix.shape[0]), _unit_vector(matrix, matrix[0].numel())) for matrix in matrices]
         self.register_buffer("u", torch.cat([u for u, _ in vectors]))
         self.register_buffer("v", torch.cat([v for _, v in vectors]))
         spectral_norm_power_iteration_(matrices, self.u, self.v, FIRST_ITERATIONS, eps)
 
     def normalised(self, *, iterate: bool, dtype: torch.dtype | None = None) -> Callable[..., Any]:
-        """The network with its weights normalised now, as a function: call it as often as needed, then backpropagate.
+        """The network with its weights normalised now, as a function: call it as often as needed, then backpropagate, once.
 
-        Gradients flow to the weights (once, not twice, through the norms), with u and v as constants.
+        Gradients flow to the weights (once, not twice, through the norms), with u and v as constants. All calls share one graph from
+        the weights to their norms: a second backward needs `normalised(iterate=False)` again before it.
 
         Args:
             iterate: run the power iteration first, in place on `u` and `v`.
@@ -75,10 +78,9 @@ class SpectrallyNormalised(nn.Module):
         """What `.to()`, `.cuda()`, `.bfloat16()` and the like call: `u` and `v` go along, but never below fp32."""
         exact = self.u, self.v
         super()._apply(fn, recurse)
-        self.u, self.v = (
-            before.to(now.device, torch.promote_types(now.dtype, torch.float32))
-            for before, now in zip(exact, (self.u, self.v), strict=True)
-        )
+        if not self.u.is_meta and not exact[0].is_meta:  # on meta there is nothing to keep
+            dtype = torch.promote_types(self.u.dtype, torch.float32)
+            self.u, self.v = (before.to(self.u.device, dtype) for before in exact)
         return self
 
     def extra_repr(self) -> str:
@@ -134,8 +136,9 @@ class SpectrallyNormalised(nn.Module):
             tensor.copy_(state[key])
 
     def _matrices(self) -> list[Tensor]:
-        """The weights, rows first."""
-        return [_oriented(self.network.get_parameter(name), transposed) for name, transposed in self._names.items()]
+        """The weights, rows first: of the network's parameters, or of what stands in their place within `functional_call`."""
+        weights = [(_attribute(self.network, name), transposed) for name, transposed in self._names.items()]
+        return [_oriented(weight, transposed) for weight, transposed in weights]
 
     def _norms(self, iterations: int) -> Tensor:
         """sigma [number of weights], after so many iterations of `u` and `v`."""
@@ -171,6 +174,11 @@ def _layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in network.named_modules(remove_duplicate=False):
         if isinstance(module, LAYERS):
             yield f"{name}." if name else "", module
+
+
+def _attribute(network: nn.Module, name: str) -> Tensor:
+    module, _, attribute = name.rpartition(".")
+    return getattr(network.get_submodule(module), attribute)
 
 
 def _oriented(tensor: Tensor, transposed: bool) -> Tensor:

@@ -202,9 +202,17 @@ def test_what_does_not_compile_fails_with_the_words_of_the_compiler(sources, tmp
         builder().build(tmp_path, tmp_path / "objects")
 
 
-def test_a_compiler_that_is_not_there_is_a_sentence(monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(builder().BuildError, match="CXX is 'no-such-compiler', which is no program"):
+@pytest.mark.parametrize(
+    ("cxx", "sentence"),
+    [
+        ("no-such-compiler", "CXX is 'no-such-compiler', which is no program; name a C"),
+        ("ccache g++", r"CXX is 'ccache g\+\+', which is no program; name a C\+\+ compiler \(one program without arguments: "),
+        ("false", "false does not say its version .*; name another compiler in CXX or CUDA_HOME."),
+    ],
+)
+def test_a_compiler_that_is_none_is_a_sentence(cxx, sentence, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", cxx)
+    with pytest.raises(builder().BuildError, match=sentence):
         builder().build(tmp_path, tmp_path / "objects")
 
 

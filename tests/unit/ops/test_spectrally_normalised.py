@@ -80,7 +80,6 @@ def test_the_same_seed_draws_what_torch_draws() -> None:
     theirs = _of_torch(network).state_dict()
     torch.manual_seed(1)
     ours = spectral_norm(network)
-    ours.normalised(iterate=True)  # registering torch's runs it once
     assert ours.torch_state_dict().keys() == theirs.keys()
     _assert_same(ours.torch_state_dict(), theirs)
 
@@ -241,6 +240,32 @@ def test_it_follows_the_network_to_another_precision() -> None:
     assert ours.u.dtype == ours(_words(0)).dtype == torch.float32
     ours.to(torch.float64)
     assert ours.u.dtype == ours(_words(0)).dtype == torch.float64
+
+
+def test_functional_call_puts_other_weights_in() -> None:
+    """As an average is evaluated: by torch's own way to call a network with other weights."""
+    ours, other = (spectral_norm(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).double()).eval() for _ in range(2))
+    images = torch.randn(3, 5, dtype=torch.float64)
+    state = {name: value.clone().requires_grad_(name.endswith("weight")) for name, value in other.state_dict().items()}
+    output = torch.func.functional_call(ours, state, (images,))
+    torch.testing.assert_close(output, other(images))
+    output.sum().backward()
+    assert state["network.0.weight"].grad is not None
+    assert ours.network[0].weight.grad is None
+
+
+def test_it_comes_from_meta_as_any_module() -> None:
+    plain = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2))
+    ours = spectral_norm(copy.deepcopy(plain))
+    waiting = spectral_norm(copy.deepcopy(plain).to("meta")).to_empty(device="cpu")
+    waiting.load_state_dict(ours.state_dict())
+    assert torch.equal(waiting.eval()(torch.ones(1, 5)), ours.eval()(torch.ones(1, 5)))
+
+
+@pytest.mark.parametrize("iterations", [0, -1, 1.5, "a"])
+def test_iterations_that_are_none(iterations: object) -> None:
+    with pytest.raises(ValueError, match=r"iterations is .*; it has to be a whole number from 1\."):
+        spectral_norm(nn.Linear(2, 3), iterations=iterations)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -33,6 +33,18 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: ops.gradient_penalty_interpolate(IMAGES.long(), IMAGES, 0, 0, "real"),
         "real is int64, but this operator takes uint8, float32 or bfloat16.",
     ),
+    "weights of float16": (
+        lambda: ops.spectral_norm_power_iteration_([ONES.half()], U, V),
+        r"weights\[0\] is float16, but this operator takes float32 or bfloat16.",
+    ),
+    "a short-winded v": (lambda: ops.spectral_norm_power_iteration_([ONES], U, V.float()), "v is float32, but it has to be float64."),
+    "another sigma": (lambda: ops.spectral_norm_scale([ONES], U, V, SIGMA.float()), "sigma is float32, but it has to be float64, as u is."),
+    "weights as integers": (lambda: ops.spectral_norm_scale([ONES], U, V, SIGMA, torch.int32), "dtype is int32, but it has to be float32"),
+    "a strided u": (
+        lambda: ops.spectral_norm_power_iteration_([ONES], ONES.flatten()[::3], V),
+        "u is written through and has to be contiguous; pass u.contiguous",
+    ),
+    "gradients of float16": (lambda: ops.gradient_penalty(IMAGES.half(), 1.0, 1.0), "gradients is float16, but this operator takes"),
     "no samples": (lambda: ops.gradient_penalty(ONES.sum(), 1.0, 1.0), "gradients has no dimension; dimension 0 has to count"),
 }
 
@@ -41,6 +53,40 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
 def test_bad_input_is_a_sentence(case: str) -> None:
     call, sentence = REFUSED[case]
     with pytest.raises(RuntimeError, match=sentence):
+        call()
+
+
+META = torch.ones(2, 3, device="meta")
+MIXED: dict[str, tuple[Callable[[], object], str]] = {
+    "weights": (
+        lambda: ops.spectral_norm_power_iteration_([ONES.float(), META], U, V),
+        r"weights\[1\] is on the device meta and weights is",
+    ),
+    "sigma": (lambda: ops.spectral_norm_scale([ONES.float()], U, V, SIGMA.to("meta")), "sigma is on the device meta and weights is not"),
+    "average": (lambda: ops.ema_update([ONES.float()], [META], 0.5), r"weights\[0\] is on the device meta and average is not; move them"),
+    "fake": (lambda: ops.gradient_penalty_interpolate(ONES.float(), META, 0, 0, "mixture"), "fake is on the device meta and real is not"),
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+def test_a_tensor_on_meta_among_others_is_a_sentence(case: str) -> None:
+    """For them the dispatcher calls the function that only knows shapes, which would return memory as it lies there."""
+    call, sentence = MIXED[case]
+    with pytest.raises(RuntimeError, match=sentence):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: ops.spectral_norm_power_iteration_([ONES, None], U, V), r"weights\[1\] is a NoneType, not a tensor\."),
+        (lambda: ops.spectral_norm_scale([ONES], U, None, SIGMA), r"v is a NoneType, not a tensor\."),
+        (lambda: ops.ema_update([ONES], ["weight"], 0.5), r"weights\[0\] is a str, not a tensor\."),
+        (lambda: ops.gradient_penalty_interpolate(None, IMAGES, 0, 0, "real"), r"real is a NoneType, not a tensor\."),
+    ],
+)
+def test_what_is_no_tensor_is_a_sentence(call: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(TypeError, match=sentence):
         call()
 
 
