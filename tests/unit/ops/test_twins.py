@@ -60,10 +60,16 @@ META = torch.ones(2, 3, device="meta")
 MIXED: dict[str, tuple[Callable[[], object], str]] = {
     "weights": (
         lambda: ops.spectral_norm_power_iteration_([ONES.float(), META], U, V),
-        r"weights\[1\] is on the device meta and weights is",
+        r"weights\[1\] is on the device meta and weights\[0\] is",
     ),
-    "sigma": (lambda: ops.spectral_norm_scale([ONES.float()], U, V, SIGMA.to("meta")), "sigma is on the device meta and weights is not"),
-    "average": (lambda: ops.ema_update([ONES.float()], [META], 0.5), r"weights\[0\] is on the device meta and average is not; move them"),
+    "sigma": (
+        lambda: ops.spectral_norm_scale([ONES.float()], U, V, SIGMA.to("meta")),
+        r"sigma is on the device meta and weights\[0\] is not",
+    ),
+    "average": (
+        lambda: ops.ema_update([ONES.float()], [META], 0.5),
+        r"weights\[0\] is on the device meta and average\[0\] is not; move them",
+    ),
     "fake": (lambda: ops.gradient_penalty_interpolate(ONES.float(), META, 0, 0, "mixture"), "fake is on the device meta and real is not"),
 }
 
