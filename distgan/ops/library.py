@@ -90,7 +90,7 @@ def serves(*tensors: Tensor) -> bool:
 
 
 def _tell(device_type: str) -> None:
-    if _reference_only or torch.compiler.is_compiling() or device_type in _told:
+    if _reference_only or torch.compiler.is_compiling() or device_type in _told or device_type == "meta":  # where nothing is computed
         return
     _told.add(device_type)
     level, frame = 1, inspect.currentframe()

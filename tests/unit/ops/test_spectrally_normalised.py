@@ -254,6 +254,7 @@ def test_functional_call_puts_other_weights_in() -> None:
     assert ours.network[0].weight.grad is None
 
 
+@pytest.mark.filterwarnings("error::distgan.ops.library.PlainPyTorchWarning")
 def test_it_comes_from_meta_as_any_module() -> None:
     plain = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2))
     ours = spectral_norm(copy.deepcopy(plain))
