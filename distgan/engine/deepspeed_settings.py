@@ -65,6 +65,8 @@ def _read(path: str) -> dict[str, Any]:
     settings = json.loads(Path(path).read_text())
     if not isinstance(settings, dict):
         raise ValueError(f"it holds a {type(settings).__name__}")
+    if not isinstance(zero := settings.get("zero_optimization", {}), dict):
+        raise ValueError(f"its zero_optimization is {zero!r}")
     return settings
 
 

@@ -157,6 +157,10 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     ),
     "a damaged file of DeepSpeed's": (_deepspeed("{"), ["engine.deepspeed_config is ", "cannot be read as a JSON object", "line 1"]),
     "a list for DeepSpeed": (_deepspeed("[]"), ["cannot be read as a JSON object (it holds a list)"]),
+    "a number for DeepSpeed's ZeRO": (
+        _deepspeed('{"zero_optimization": 2}'),
+        ["cannot be read as a JSON object (its zero_optimization is 2)"],
+    ),
     "another batch size for DeepSpeed": (
         _deepspeed('{"train_batch_size": 32, "gradient_accumulation_steps": 2, "train_micro_batch_size_per_gpu": 16}'),
         [
