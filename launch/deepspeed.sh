@@ -6,10 +6,8 @@
 # HOSTFILE=hosts launch/deepspeed.sh --config my.yaml            the machines of a hostfile ('worker-1 slots=8' a line), through ssh
 # PORT=29501 launch/deepspeed.sh                                 where the processes meet, if 29500 is taken
 set -eu
-nproc=${NPROC:-$(python -c 'import torch; print(torch.cuda.device_count() or 2)')}
+set -- --master_port "${PORT:-29500}" --no_local_rank --module distgan.train --engine.name deepspeed "$@"
 if [ -n "${HOSTFILE:-}" ]; then
-    set -- --hostfile "$HOSTFILE" --master_port "${PORT:-29500}" --no_local_rank --module distgan.train --engine.name deepspeed "$@"
-else
-    set -- --num_gpus "$nproc" --master_port "${PORT:-29500}" --no_local_rank --module distgan.train --engine.name deepspeed "$@"
+    exec deepspeed --hostfile "$HOSTFILE" "$@"
 fi
-exec deepspeed "$@"
+exec deepspeed --num_gpus "${NPROC:-$(python -c 'import torch; print(torch.cuda.device_count() or 2)')}" "$@"

@@ -75,9 +75,9 @@ class DeepSpeedEngine:
         self._engine.optimizer.refresh_fp32_params()
         if not state.optimizer:
             return
+        step = next(value for key, value in state.optimizer.items() if key.endswith("/step"))  # one for all
         for group in self._adam.param_groups:
             for shard in group["params"]:
-                step = next(value for key, value in state.optimizer.items() if key.endswith("/step"))
                 moments = {slot: torch.zeros_like(shard) for slot in _MOMENTS}
                 self._adam.state[shard] = {"step": step.to(shard.device, torch.float32, copy=True), **moments}
         self._engine.optimizer._hp_optimizer_states_linked = False

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FLOATING = (torch.float32, torch.bfloat16, torch.float64)  # what operators take; float64 is for the twins alone
+
 
 def require(condition: bool, sentence: str) -> None:
     """Raise RuntimeError, as the compiled operators do, unless the condition holds."""
@@ -16,15 +18,14 @@ def require(condition: bool, sentence: str) -> None:
         raise RuntimeError(sentence)
 
 
-def name(tensor: Tensor) -> str:
-    """The tensor's dtype as it is written in a sentence."""
-    return str(tensor.dtype).removeprefix("torch.")
+def name(of: Tensor | torch.dtype) -> str:
+    """A dtype, or a tensor's, as it is written in a sentence."""
+    return str(of.dtype if isinstance(of, Tensor) else of).removeprefix("torch.")
 
 
 def require_floating(what: str, tensor: Tensor) -> None:
-    """Refuse what no operator takes; float64 is for the twins alone."""
-    taken = (torch.float32, torch.bfloat16, torch.float64)
-    require(tensor.dtype in taken, f"{what} is {name(tensor)}, but this operator takes float32 or bfloat16.")
+    """Refuse what no operator takes."""
+    require(tensor.dtype in FLOATING, f"{what} is {name(tensor)}, but this operator takes float32 or bfloat16.")
 
 
 def require_tensors(*arguments: tuple[str, Tensor | Sequence[Tensor]]) -> None:

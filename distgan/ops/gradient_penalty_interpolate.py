@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distgan.ops import library
-from distgan.ops.checks import name, require, require_floating, require_tensors
+from distgan.ops.checks import FLOATING, name, require, require_floating, require_tensors
 from distgan.ops.samples import empty_in_layout_of
 
 Mode = Literal["mixture", "real", "fake"]
@@ -51,7 +51,7 @@ def gradient_penalty_interpolate_reference(real: Tensor, fake: Tensor, seed: int
     """`gradient_penalty_interpolate` in plain PyTorch: the same shares, and for fp32 and bf16 the same bits."""
     require(real.dim() > 0, "real has no dimension; dimension 0 has to count the images.")
     require(
-        real.dtype in (torch.uint8, torch.float32, torch.bfloat16, torch.float64),
+        real.dtype in (torch.uint8, *FLOATING),
         f"real is {name(real)}, but this operator takes uint8, float32 or bfloat16.",
     )
     require_floating("fake", fake)

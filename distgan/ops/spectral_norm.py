@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from distgan.ops import library
-from distgan.ops.checks import name, require, require_floating, require_tensors
+from distgan.ops.checks import FLOATING, name, require, require_floating, require_tensors
 
 EPS = 1e-12  # smallest norm that a matrix is taken to have: keeps a zero matrix zero instead of NaN
 
@@ -72,7 +72,7 @@ def _matrices(weights: Sequence[Tensor], u: Tensor, v: Tensor) -> list[tuple[Ten
     exact = torch.float64 if any(weight.dtype == torch.float64 for weight in weights) else torch.float32
     for what, vectors in (("u", u), ("v", v)):
         taken = (torch.float64,) if exact == torch.float64 else (torch.float32, torch.float64)
-        require(vectors.dtype in taken, f"{what} is {name(vectors)}, but it has to be {str(exact).removeprefix('torch.')}.")
+        require(vectors.dtype in taken, f"{what} is {name(vectors)}, but it has to be {name(exact)}.")
     require(u.dtype == v.dtype, f"u is {name(u)} and v is {name(v)}; they need one dtype.")
     matrices = [weight.flatten(1) if weight.dim() > 1 else weight[:, None] for weight in weights]
     for what, vectors, dimension, sides in (("u", u, 0, "rows"), ("v", v, 1, "columns")):
@@ -115,8 +115,7 @@ def spectral_norm_scale_reference(weights: Sequence[Tensor], u: Tensor, v: Tenso
     """`spectral_norm_scale` in plain PyTorch; autograd differentiates it."""
     matrices, count = _matrices(weights, u, v), len(weights)
     require(sigma.dtype == u.dtype, f"sigma is {name(sigma)}, but it has to be {name(u)}, as u is.")
-    taken = (torch.float32, torch.bfloat16, torch.float64)
-    require(dtype in taken, f"dtype is {str(dtype).removeprefix('torch.')}, but it has to be float32 or bfloat16.")
+    require(dtype in FLOATING, f"dtype is {name(dtype)}, but it has to be float32 or bfloat16.")
     require(list(sigma.shape) == [count], f"sigma is {list(sigma.shape)}, but there are {count} weights; it has to be [{count}].")
     scaled = []
     for weight, (matrix, layer_u, layer_v), layer_sigma in zip(weights, matrices, sigma, strict=True):
