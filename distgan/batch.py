@@ -42,6 +42,6 @@ class Batch:
     real_labels: torch.Tensor | None  # [n] int64
     latents: torch.Tensor  # [n, latent_size] fp32
     fake_labels: torch.Tensor | None  # [n] int64
-    interpolation_seed: int  # of the shares of real and fake image in WGAN-GP's mixtures, the same on every rank
+    penalty_seed: int  # of what a penalty draws, the same on every rank
     first_position: int  # of this slice in the global batch
     fake_images: torch.Tensor | None = None  # [n, C, H, W], without a graph

@@ -23,6 +23,7 @@ from distgan.engine.adam import AdamOptions
 from distgan.engine.base import Engine
 from distgan.engine.ddp import DdpEngine
 from distgan.engine.deepspeed import DeepSpeedEngine
+from distgan.engine.zero3 import Zero3Engine
 from distgan.errors import InputError
 from distgan.feed import Feed
 from distgan.images import save_grid
@@ -33,7 +34,7 @@ from distgan.models import MODELS
 from distgan.models.base import Discriminator, Generator, ImageShape
 from distgan.phases import DiscriminatorPhase, GeneratorPhase, Phase
 from distgan.randomness import Randomness
-from distgan.regularizers import PENALTIES, Penalty
+from distgan.regularizers import EXACT_PENALTIES, Penalty, approximated_r1
 from distgan.run_directory import RunDirectory
 from distgan.saver import Saver
 from distgan.state import TrainState
@@ -99,8 +100,10 @@ def build_penalty(config: TrainConfig) -> Penalty | None:
     options = config.penalty
     if options.name == "none":
         return None
+    if options.name == "approximated_r1":
+        return approximated_r1(options.weight, options.every, options.noise_std)
     formulation = "double_backward" if options.formulation == "auto" else options.formulation
-    return PENALTIES[options.name](options.weight, options.every, formulation)
+    return EXACT_PENALTIES[options.name](options.weight, options.every, formulation)
 
 
 def build_engine(config: TrainConfig, phase: Phase, options: Optimizer, world: World) -> Engine:
@@ -108,7 +111,8 @@ def build_engine(config: TrainConfig, phase: Phase, options: Optimizer, world: W
     adam = AdamOptions(options.learning_rate, (options.beta1, options.beta2), options.eps, options.max_gradient_norm)
     if config.engine.name == "deepspeed":
         settings = deepspeed_settings.complete(config, world.size, options.max_gradient_norm)
-        return DeepSpeedEngine(phase, config.engine.accumulation_steps, adam, settings)
+        engine = Zero3Engine if config.engine.zero_stage == 3 else DeepSpeedEngine
+        return engine(phase, config.engine.accumulation_steps, adam, settings)
     return DdpEngine(phase, world, config.engine.accumulation_steps, adam)
 
 
@@ -126,6 +130,7 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
     generator, discriminator = build_networks(config, preflight.images, preflight.num_classes)
     generator.to(world.device)
     discriminator.to(world.device)
+    ema = Ema(generator, config.ema.half_life_kimg * 1000, config.ema.ramp_up)  # a copy of it, before an engine may shard it
     loss = LOSSES[config.loss.name]
     discriminator_phase = DiscriminatorPhase(discriminator, generator, loss, build_penalty(config))
     generator_phase = GeneratorPhase(generator, discriminator, loss)
@@ -133,7 +138,6 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
         "discriminator": build_engine(config, discriminator_phase, config.discriminator_optimizer, world),
         "generator": build_engine(config, generator_phase, config.generator_optimizer, world),
     }
-    ema = Ema(generator, config.ema.half_life_kimg * 1000, config.ema.ramp_up)
     facts = {
         "manifest_hash": preflight.manifest.hash,
         "images": asdict(preflight.images),

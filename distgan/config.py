@@ -68,13 +68,18 @@ class Loss(Section):
 
 
 class Penalty(Section):
-    """The discriminator's exact gradient penalty."""
+    """The discriminator's gradient penalty."""
 
-    name: Literal["none", "r1", "wgan_gp"] = Field(default="r1", description="none, r1 (on real images) or wgan_gp (between real and fake)")
+    name: Literal["none", "r1", "wgan_gp", "approximated_r1"] = Field(
+        default="r1", description="none, r1 (on real images), wgan_gp (between real and fake), or approximated_r1 (r1 by differences)"
+    )
     weight: float = Field(default=0.2, ge=0, description="gamma of R1 (the penalty is gamma/2 |g|^2) or lambda of WGAN-GP")
     every: int = Field(default=4, ge=1, description="discriminator steps from one penalty to the next; the weight is multiplied by it")
     formulation: Literal["auto", "double_backward", "forward_over_reverse"] = Field(
         default="auto", description="how the exact gradient is computed; auto takes double_backward"
+    )
+    noise_std: float = Field(
+        default=0.01, gt=0, description="approximated_r1: standard deviation of the steps away from a real image, in [-1, 1] of its values"
     )
 
 
@@ -104,7 +109,10 @@ class EngineOptions(Section):
         default="ddp", description="ddp: torch's DistributedDataParallel (nothing is wrapped on one rank); deepspeed: DeepSpeed's ZeRO"
     )
     zero_stage: int = Field(
-        default=0, ge=0, le=3, description="what ZeRO shards over the ranks: 0 nothing, 1 the optimizer's state, 2 also the gradients"
+        default=0,
+        ge=0,
+        le=3,
+        description="what ZeRO shards over the ranks: 0 nothing, 1 the optimizer's state, 2 also gradients, 3 also parameters",
     )
     deepspeed_config: str | None = Field(
         default=None, min_length=1, description="JSON file with DeepSpeed's own settings (buckets, overlapping, offloading); null: none"
@@ -193,6 +201,11 @@ def problems_between_fields(config: TrainConfig, world_size: int) -> list[str]:
         problems.append(
             f"penalty.name is {config.penalty.name!r}, a penalty per sample, but the discriminator's batch norm makes every output "
             "depend on the whole batch; set model.discriminator_norm to spectral or none, or penalty.name to none."
+        )
+    if config.penalty.name == "approximated_r1" and config.penalty.formulation != "auto":
+        problems.append(
+            f"penalty.formulation is {config.penalty.formulation!r}, but penalty.name is 'approximated_r1', which takes no derivative; "
+            "set penalty.name to r1, or leave penalty.formulation out."
         )
     if config.loss.name == "wasserstein" and config.penalty.name != "wgan_gp" and not config.model.discriminator_is_lipschitz:
         problems.append(

@@ -40,13 +40,13 @@ class Feed:
     def for_discriminator(self, step: int) -> list[Batch]:
         """The micro-batches of discriminator step `step`; the fakes are still to be made."""
         latents, labels = self._noise("discriminator", step)
-        interpolation_seed = self._randomness.operator_seed("interpolation", step)
+        penalty_seed = self._randomness.operator_seed("penalty", step)
         return [
             Batch(
                 *self._real(),
                 self._own(latents, micro_batch),
                 self._own(labels, micro_batch),
-                interpolation_seed,
+                penalty_seed,
                 self._layout.positions(micro_batch).start,
             )
             for micro_batch in range(self._layout.accumulation_steps)

@@ -17,7 +17,8 @@ from distgan.batch import Batch
 from distgan.losses import Loss
 from distgan.models.base import Discriminator, Generator, Logits
 from distgan.ops import gradient_penalty_interpolate
-from distgan.regularizers import Penalty, exact_penalty
+from distgan.randomness import Randomness
+from distgan.regularizers import Penalty, approximated_penalty, exact_penalty
 
 Network = TypeVar("Network", bound=nn.Module)
 Statistics = dict[str, Tensor]  # detached scalars: means over the micro-batch
@@ -27,20 +28,28 @@ class Phase(nn.Module, Generic[Network]):
     """`forward(part, batch) -> (a scalar to backpropagate, statistics)`; trains `network` and nothing else."""
 
     network: Network
-    _step_begins = False
+    discriminator: Discriminator
 
     def begin_step(self) -> None:
         """Call it before the first forward of each step: that one lets the discriminator's spectral norms follow its weights."""
-        self._step_begins = True
+        self.discriminator.step_begins = True
 
-    def normalised(self, discriminator: Discriminator) -> Logits:
-        """What a part calls in place of `discriminator`, made at its start.
+    def normalised(self) -> Logits:
+        """What a part calls in place of the discriminator, made at its start.
 
         Outside whatever the part differentiates: under a compiled `torch.func.grad`, operators with a backward of their own
         give wrong gradients without a word (pytorch#193279).
         """
-        iterate, self._step_begins = self._step_begins, False
-        return discriminator.normalised(iterate=iterate)
+        iterate, self.discriminator.step_begins = self.discriminator.step_begins, False
+        return self.discriminator.normalised(iterate=iterate)
+
+    def around(self, network: Network) -> "Phase[Network]":
+        """The same phase, training `network` in place of its own."""
+        raise NotImplementedError
+
+    def needs_whole(self, part: str) -> bool:
+        """Whether the part needs all of the network's parameters at once, and cannot run layer by layer."""
+        return False
 
     def forward(self, part: str, batch: Batch) -> tuple[Tensor, Statistics]:
         raise NotImplementedError
@@ -50,6 +59,10 @@ class DiscriminatorPhase(Phase[Discriminator]):
     """Parts: `penalty` (its own forward, only when due, first) and `loss` (touches every parameter, last)."""
 
     generator: Generator
+
+    @property
+    def discriminator(self) -> Discriminator:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.network
 
     def __init__(self, discriminator: Discriminator, generator: Generator, loss: Loss, penalty: Penalty | None) -> None:
         super().__init__()
@@ -62,6 +75,14 @@ class DiscriminatorPhase(Phase[Discriminator]):
         """The parts to run at discriminator step `step` (from 0), in order."""
         due = self.gradient_penalty is not None and step % self.gradient_penalty.every == 0
         return ["penalty", "loss"] if due else ["loss"]
+
+    def around(self, network: Discriminator) -> "DiscriminatorPhase":
+        return DiscriminatorPhase(network, self.generator, self.adversarial_loss, self.gradient_penalty)
+
+    def needs_whole(self, part: str) -> bool:
+        """An exact penalty differentiates twice, for which there is no gathering on the way; spectral norms are taken all together."""
+        is_exact = self.gradient_penalty is not None and self.gradient_penalty.formulation is not None
+        return (part == "penalty" and is_exact) or not self.network.runs_layer_by_layer
 
     @torch.no_grad()
     def with_fakes(self, batch: Batch) -> Batch:
@@ -77,15 +98,19 @@ class DiscriminatorPhase(Phase[Discriminator]):
         assert batch.fake_images is not None
         images = batch.real_images
         if penalty.on == "mixture":
-            images = gradient_penalty_interpolate(images, batch.fake_images, batch.interpolation_seed, batch.first_position, "mixture")
-        discriminator = self.normalised(self.network)
-        value, norms = exact_penalty(discriminator, images, batch.real_labels, penalty.center, penalty.weight, penalty.formulation)
+            images = gradient_penalty_interpolate(images, batch.fake_images, batch.penalty_seed, batch.first_position, "mixture")
+        discriminator = self.normalised()
+        if penalty.formulation is None:
+            steps = Randomness.normal_of_samples(batch.penalty_seed, batch.first_position, tuple(images.shape)).to(images)
+            value, norms = approximated_penalty(discriminator, images, batch.real_labels, steps, penalty.weight, penalty.noise_std)
+        else:
+            value, norms = exact_penalty(discriminator, images, batch.real_labels, penalty.center, penalty.weight, penalty.formulation)
         # Lazy regularisation: rarer but as strong on average (Karras et al. 2020, arXiv 1912.04958, appendix B).
         return value * penalty.every, {"penalty": value.detach(), "input_gradient_norm": norms.mean()}
 
     def loss(self, batch: Batch) -> tuple[Tensor, Statistics]:
         assert batch.fake_images is not None
-        discriminator = self.normalised(self.network)
+        discriminator = self.normalised()
         real_logits = discriminator(batch.real_images, batch.real_labels)
         fake_logits = discriminator(batch.fake_images, batch.fake_labels)
         loss = self.adversarial_loss.discriminator(real_logits, fake_logits)
@@ -96,17 +121,18 @@ class DiscriminatorPhase(Phase[Discriminator]):
 class GeneratorPhase(Phase[Generator]):
     """One part, `loss`. Run it while the discriminator is `frozen`."""
 
-    discriminator: Discriminator
-
     def __init__(self, generator: Generator, discriminator: Discriminator, loss: Loss) -> None:
         super().__init__()
         self.network = generator
         object.__setattr__(self, "discriminator", discriminator)  # past nn.Module's registration
         self.adversarial_loss = loss
 
+    def around(self, network: Generator) -> "GeneratorPhase":
+        return GeneratorPhase(network, self.discriminator, self.adversarial_loss)
+
     def forward(self, part: str, batch: Batch) -> tuple[Tensor, Statistics]:
         assert part == "loss"
-        discriminator = self.normalised(self.discriminator)
+        discriminator = self.normalised()
         fake_logits = discriminator(self.network(batch.latents, batch.fake_labels), batch.fake_labels)
         loss = self.adversarial_loss.generator(fake_logits)
         return loss, {"generator_loss": loss.detach()}

@@ -33,6 +33,13 @@ class Randomness:
         """Uniform integers in [0, below), [count] int64."""
         return torch.from_numpy(self._generator(stream, index).integers(below, size=count))
 
+    @staticmethod
+    def normal_of_samples(seed: int, first_position: int, shape: tuple[int, ...]) -> torch.Tensor:
+        """Standard normal numbers [N, ...] fp32; a sample's are a function of `operator_seed`'s seed and its global position alone."""
+        generators = (np.random.Philox(key=seed, counter=[0, 0, 0, first_position + sample]) for sample in range(shape[0]))
+        numbers = [np.random.Generator(generator).standard_normal(shape[1:], dtype=np.float32) for generator in generators]
+        return torch.from_numpy(np.stack(numbers))
+
     @contextmanager
     def initialising(self, stream: str) -> Iterator[None]:
         """Within this, torch's own CPU generator (which modules initialise from) is seeded; its state is put back after."""

@@ -1,4 +1,4 @@
-"""Exact gradient penalties of the discriminator: (discriminator, images) -> a scalar whose gradient is the penalty's.
+"""Gradient penalties of the discriminator: (discriminator, images) -> a scalar whose gradient is the penalty's.
 
 With g = dD/dx at each image, the penalty is P = weight * mean((|g| - center)^2). Its gradient in the weights needs a second
 derivative of D; `formulation` says how it is taken:
@@ -6,6 +6,8 @@ derivative of D; `formulation` says how it is taken:
 - `double_backward`: autograd through the first backward pass.
 - `forward_over_reverse`: with v = dP/dg held fixed, dP/dw = d/dw <v, g> = d/dw (the derivative of sum D along v), so one
   forward-mode pass along v, differentiated once in reverse. The same numbers where double backward is not to be had.
+
+Both are exact. An approximated penalty takes differences of D instead, and no derivative in x at all.
 """
 
 from collections.abc import Callable
@@ -31,7 +33,8 @@ class Penalty:
     center: float
     weight: float
     every: int
-    formulation: Formulation
+    formulation: Formulation | None  # None: approximated
+    noise_std: float = 0.0  # of the steps that an approximated one takes
 
 
 def r1(weight: float, every: int, formulation: Formulation) -> Penalty:
@@ -44,7 +47,12 @@ def wgan_gp(weight: float, every: int, formulation: Formulation) -> Penalty:
     return Penalty("mixture", 1.0, weight, every, formulation)
 
 
-PENALTIES: dict[str, Callable[[float, int, Formulation], Penalty]] = {"r1": r1, "wgan_gp": wgan_gp}
+def approximated_r1(weight: float, every: int, noise_std: float) -> Penalty:
+    """R1 of the same gamma = `weight`, by differences: see `approximated_penalty`."""
+    return Penalty("real", 0.0, weight / 2, every, None, noise_std)
+
+
+EXACT_PENALTIES: dict[str, Callable[[float, int, Formulation], Penalty]] = {"r1": r1, "wgan_gp": wgan_gp}
 
 
 def exact_penalty(
@@ -71,3 +79,19 @@ def exact_penalty(
     assert slopes is not None, "the logits depend on the images"
     surrogate = slopes.sum()
     return surrogate + (penalty - surrogate).detach(), norms.detach()
+
+
+def approximated_penalty(
+    discriminator: Logits, images: Tensor, labels: Tensor | None, steps: Tensor, weight: float, noise_std: float
+) -> tuple[Tensor, Tensor]:
+    """weight * E|grad D|^2, without a derivative of D, and the detached slopes [N] behind it.
+
+    To first order in `noise_std`, D(x + noise_std * e) - D(x) is noise_std * <grad D, e>, whose square over normal e averages to
+    noise_std^2 |grad D|^2 ("approximated R1" of Lin et al. 2025, arXiv 2501.08316, where weight / noise_std^2 is called lambda).
+
+    Args:
+        images: [N, C, H, W].
+        steps: e, standard normal, [N, C, H, W].
+    """
+    slopes = (discriminator(images + noise_std * steps, labels) - discriminator(images, labels)) / noise_std
+    return weight * slopes.square().mean(), slopes.detach().abs()

@@ -74,11 +74,14 @@ class Trainer:
         with self._timed("generator"):
             self._generator_step(batches)
         self.state.iteration += 1
-        self.ema.update(self.generator_phase.network, self.state.num_images, self.state.images_per_iteration)
+        with self.generator_engine.whole():
+            self.ema.update(self.generator_phase.network, self.state.num_images, self.state.images_per_iteration)
 
     def _discriminator_step(self, step: int) -> list[Batch]:
         phase, engine = self.discriminator_phase, self.discriminator_engine
-        batches = [phase.with_fakes(batch) for batch in self.feed.for_discriminator(step)]
+        batches = self.feed.for_discriminator(step)
+        with self.generator_engine.whole():
+            batches = [phase.with_fakes(batch) for batch in batches]
         calls = [(part, batch) for part in phase.parts(step) for batch in batches]
         phase.begin_step()
         for number, (part, batch) in enumerate(calls):
@@ -90,7 +93,7 @@ class Trainer:
         engine = self.generator_engine
         batches = self.feed.for_generator(self.state.iteration, batches)
         self.generator_phase.begin_step()
-        with frozen(self.discriminator_phase.network):
+        with self.discriminator_engine.whole(), frozen(self.discriminator_phase.network):
             for number, batch in enumerate(batches):
                 self.reporter.add(engine.backward("loss", batch, last=number == len(batches) - 1))
         self._count("generator", engine.step())
@@ -107,8 +110,10 @@ class Trainer:
     def _check_agreement(self) -> None:
         """Ranks hold the same networks by construction; a fault of a program or a machine must not go unseen, nor into a checkpoint."""
         networks = {"discriminator": self.discriminator_phase.network, "generator": self.generator_phase.network}
-        tensors = {f"{name}: {key}": value for name, network in networks.items() for key, value in network.state_dict().items()}
-        if found := self.world.disagreements(tensors):
+        with self.discriminator_engine.whole(), self.generator_engine.whole():
+            tensors = {f"{name}: {key}": value for name, network in networks.items() for key, value in network.state_dict().items()}
+            found = self.world.disagreements(tensors)
+        if found:
             more = f" and {len(found) - 5} more" if len(found) > 5 else ""
             raise RuntimeError(
                 f"The ranks no longer hold the same networks: {', '.join(found[:5])}{more} differ from rank 0. Nothing was saved since; "
@@ -146,9 +151,10 @@ class Trainer:
                 )
 
     def _save_samples(self) -> None:
-        if self.world.is_main:
+        with self.generator_engine.whole():
             for name, generator in (("raw", self.generator_phase.network), ("ema", self.ema.network)):
-                save_grid(sample(generator, self.grid_latents, self.grid_labels), self.grid_path(name))
+                if self.world.is_main:
+                    save_grid(sample(generator, self.grid_latents, self.grid_labels), self.grid_path(name))
 
     def grid_path(self, name: str) -> Path:
         """Where the grid of this moment is kept; `name` is 'raw' or 'ema'."""

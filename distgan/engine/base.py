@@ -1,5 +1,6 @@
 """What an engine is: it owns a phase's gradients, its optimizer, and every exchange between ranks about them."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -26,6 +27,13 @@ class EngineState:
 
 class Engine(Protocol):
     """One per phase."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Within this, the network's parameters are in place for whoever else runs it: the other phase, pictures, averages.
+
+        Outside they may be empty. Collective, and not around this engine's own calls.
+        """
+        ...
 
     def backward(self, part: str, batch: Batch, *, last: bool) -> Statistics:
         """Run a part of the phase forward and backward on one micro-batch; gradients add up until `step`.

@@ -1,7 +1,7 @@
 """The engine on torch's DistributedDataParallel; on one rank the phase runs as it is."""
 
 import inspect
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch.nn.parallel import DistributedDataParallel
@@ -32,6 +32,9 @@ class DdpEngine:
         self._run = self._ddp or phase
         self._max_gradient_norm = adam.max_gradient_norm
         self._optimizer = adam.build(phase.network)
+
+    def whole(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def backward(self, part: str, batch: Batch, *, last: bool) -> Statistics:
         alone = nullcontext() if last or self._ddp is None else self._ddp.no_sync()

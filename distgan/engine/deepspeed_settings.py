@@ -29,11 +29,6 @@ def problems(config: TrainConfig, world_size: int) -> list[str]:
             if is_set
         ]
     found = _version_problems()
-    if engine.zero_stage == 3:
-        found.append(
-            "engine.zero_stage is 3, which shards the parameters themselves, through which no exact penalty can be taken (DeepSpeed has "
-            "neither a second nor a forward derivative of its gathering); set engine.zero_stage to 0, 1 or 2."
-        )
     if engine.deepspeed_config is None:
         return found
     try:
@@ -91,6 +86,11 @@ def _contradictions(settings: dict[str, Any], config: TrainConfig, world_size: i
         agrees = theirs in ("auto", ours) and not (field == "gradient_clipping" and theirs != "auto" and len(set(limits.values())) > 1)
         if not agrees:
             found.append(f"{field} is {theirs!r} {where}, but {decided_by} makes it {ours!r}; change one of them or leave it out there.")
+    if flat.get("zero_optimization.memory_efficient_linear", "auto") not in ("auto", False):
+        found.append(
+            f"zero_optimization.memory_efficient_linear is {flat['zero_optimization.memory_efficient_linear']!r} {where}, which replaces "
+            "torch's linear function for the whole process by one that has no forward derivative; leave it out there."
+        )
     for section in _OPTIMIZERS:
         if section in settings:
             found.append(f"{section} is set {where}; leave it out there, it comes from generator_optimizer and discriminator_optimizer.")
@@ -104,6 +104,9 @@ def complete(config: TrainConfig, world_size: int, max_gradient_norm: float | No
     """What `deepspeed.initialize` is given for one network."""
     settings = {} if config.engine.deepspeed_config is None else _read(config.engine.deepspeed_config)
     zero = settings.get("zero_optimization", {})
+    decided = {"stage": config.engine.zero_stage}
+    if config.engine.zero_stage == 3:
+        decided["memory_efficient_linear"] = False
     return {
         "steps_per_print": None,
         "zero_allow_untested_optimizer": True,  # torch's own Adam
@@ -111,5 +114,5 @@ def complete(config: TrainConfig, world_size: int, max_gradient_norm: float | No
         "train_micro_batch_size_per_gpu": config.train.batch_size // (world_size * config.engine.accumulation_steps),
         "gradient_accumulation_steps": 1,  # a penalty is a backward of its own, so the engine says itself which one is the last
         "gradient_clipping": max_gradient_norm or 0.0 if config.engine.zero_stage else 0.0,  # at stage 0 the engine does it itself
-        "zero_optimization": {**{key: value for key, value in zero.items() if value != "auto"}, "stage": config.engine.zero_stage},
+        "zero_optimization": {**{key: value for key, value in zero.items() if value != "auto"}, **decided},
     }

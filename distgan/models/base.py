@@ -60,6 +60,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """`forward(images [N, C, H, W] in [-1, 1], labels [N] int64 or None) -> logits [N]`."""
 
+    step_begins = False  # whether the next forward is the first one of a step: see `Phase.begin_step`
+    runs_layer_by_layer = True  # whether each layer needs but its own parameters, or `normalised` needs all of them first
+
     def forward(self, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         raise NotImplementedError
 

@@ -105,6 +105,8 @@ class LabelProjection(nn.Module):
 class SpectrallyNormalisedDiscriminator(SpectrallyNormalised, Discriminator):
     """A `base.Discriminator` around one, all its weights spectrally normalised."""
 
+    runs_layer_by_layer = False
+
 
 def embed_labels(embedding: nn.Embedding | None, latents: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     """Append the labels' embedding to the latents: [N, Z] -> [N, Z + E]; unconditional (None): the latents as they are."""

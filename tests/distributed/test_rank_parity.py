@@ -39,6 +39,11 @@ CELLS["mlp-conditional-wasserstein"] = {
     "loss": {"name": "wasserstein"},
     "penalty": {"name": "wgan_gp", "every": 1},
 }
+CELLS["mlp-approximated-r1"] = {
+    "model": SMALL_MODELS["mlp"],
+    "penalty": {"name": "approximated_r1", "weight": 2.0, "every": 2, "noise_std": 0.5},
+    "engine": {"accumulation_steps": 2},
+}
 CELLS["dcgan-batchnorm-in-both"] = {
     "model": SMALL_MODELS["dcgan"] | {"discriminator_norm": "batch"},
     "penalty": {"name": "none"},

@@ -30,7 +30,7 @@ def phases() -> tuple[DiscriminatorPhase, GeneratorPhase]:
 
 @pytest.fixture
 def batch() -> Batch:
-    return Batch(torch.rand(4, 1, 8, 8), None, torch.randn(4, 6), None, interpolation_seed=5, first_position=8)
+    return Batch(torch.rand(4, 1, 8, 8), None, torch.randn(4, 6), None, penalty_seed=5, first_position=8)
 
 
 def test_a_phase_registers_only_what_it_trains(phases: tuple[DiscriminatorPhase, GeneratorPhase]) -> None:
@@ -119,7 +119,7 @@ def test_one_step_against_the_algorithm_written_out(phases: tuple[DiscriminatorP
 
     discriminator, fakes = phase.network, batch.fake_images
     assert fakes is not None
-    share = shares(batch.interpolation_seed, batch.first_position, 4).double()[:, None, None, None]
+    share = shares(batch.penalty_seed, batch.first_position, 4).double()[:, None, None, None]
     mixed = (share * batch.real_images + (1 - share) * fakes).requires_grad_()
     (slope,) = torch.autograd.grad(discriminator(mixed, None).sum(), mixed, create_graph=True)
     penalty = 3.0 * (slope.flatten(1).norm(dim=1) - 1).square().mean()

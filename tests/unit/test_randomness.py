@@ -117,3 +117,14 @@ def test_numbers_are_distributed_as_they_should_be() -> None:
     assert stats.kstest(seeds / 2**64, "uniform").pvalue > 1e-4
     integers = torch.cat([randomness.integers("c", index, 50, 7) for index in range(200)])
     assert stats.chisquare(torch.bincount(integers, minlength=7).numpy()).pvalue > 1e-4
+
+
+def test_the_numbers_of_a_sample_follow_its_position_alone() -> None:
+    seed = Randomness(3).operator_seed("penalty", 5)
+    together = Randomness.normal_of_samples(seed, 0, (64, 3, 16, 16))
+    for first, count in ((0, 8), (8, 24), (63, 1)):
+        assert torch.equal(Randomness.normal_of_samples(seed, first, (count, 3, 16, 16)), together[first : first + count])
+    assert stats.kstest(together.flatten(), "norm").pvalue > 1e-3
+    between = np.corrcoef(together.flatten(1))[np.triu_indices(64, 1)]
+    assert np.abs(between).max() < 6 / np.sqrt(768), "the samples' numbers are independent"
+    assert not torch.equal(Randomness.normal_of_samples(seed + 1, 0, (64, 3, 16, 16)), together)

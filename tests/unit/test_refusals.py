@@ -147,9 +147,13 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         _with("--engine.zero_stage", "1"),
         ["engine.zero_stage is 1, but engine.name is 'ddp'; set that to deepspeed, or leave it out"],
     ),
-    "sharded parameters": (
-        _with("--engine.name", "deepspeed", "--engine.zero_stage", "3"),
-        ["engine.zero_stage is 3", "no exact penalty", "set engine.zero_stage to 0, 1 or 2"],
+    "another linear function for the whole process": (
+        _deepspeed('{"zero_optimization": {"memory_efficient_linear": true}}', "--engine.zero_stage", "3"),
+        ["zero_optimization.memory_efficient_linear is True in engine.deepspeed_config", "no forward derivative", "leave it out there"],
+    ),
+    "a formulation of what is not differentiated": (
+        _with("--penalty.name", "approximated_r1", "--penalty.formulation", "double_backward"),
+        ["penalty.formulation is 'double_backward', but penalty.name is 'approximated_r1'", "set penalty.name to r1"],
     ),
     "no such file of DeepSpeed's": (
         _with("--engine.name", "deepspeed", "--engine.deepspeed_config", "missing.json"),
