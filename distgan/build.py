@@ -33,6 +33,7 @@ from distgan.metrics.reporter import Reporter
 from distgan.models import MODELS
 from distgan.models.base import Discriminator, Generator, ImageShape
 from distgan.phases import DiscriminatorPhase, GeneratorPhase, Phase
+from distgan.precision import DTYPES, Precision
 from distgan.randomness import Randomness
 from distgan.regularizers import EXACT_PENALTIES, Penalty, approximated_r1
 from distgan.run_directory import RunDirectory
@@ -132,8 +133,9 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
     discriminator.to(world.device)
     ema = Ema(generator, config.ema.half_life_kimg * 1000, config.ema.ramp_up)  # a copy of it, before an engine may shard it
     loss = LOSSES[config.loss.name]
-    discriminator_phase = DiscriminatorPhase(discriminator, generator, loss, build_penalty(config))
-    generator_phase = GeneratorPhase(generator, discriminator, loss)
+    precision = Precision(DTYPES[config.precision.dtype], world.device.type)
+    discriminator_phase = DiscriminatorPhase(discriminator, generator, loss, precision, build_penalty(config))
+    generator_phase = GeneratorPhase(generator, discriminator, loss, precision)
     engines = {
         "discriminator": build_engine(config, discriminator_phase, config.discriminator_optimizer, world),
         "generator": build_engine(config, generator_phase, config.generator_optimizer, world),

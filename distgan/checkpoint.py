@@ -2,7 +2,7 @@
 
 checkpoints/step-00001250/
     generator.safetensors  discriminator.safetensors  ema.safetensors
-    generator_optimizer.safetensors  discriminator_optimizer.safetensors
+    generator_optimizer.safetensors  discriminator_optimizer.safetensors  (fp16: *_loss_scale.safetensors)
     state.json       counters, data position, seed, versions
     checksums.json   SHA-256 of every other file
 """

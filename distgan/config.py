@@ -102,6 +102,14 @@ class Ema(Section):
     ramp_up: float = Field(default=0.05, gt=0, description="at the start the half-life is at most this fraction of the images seen so far")
 
 
+class PrecisionOptions(Section):
+    """In which precision the networks run. Parameters, gradients, optimizers, losses and penalties are fp32 always."""
+
+    dtype: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of matrix products and convolutions: fp32, bf16 or (with ddp only) fp16, whose losses are scaled"
+    )
+
+
 class EngineOptions(Section):
     """How the ranks work together."""
 
@@ -155,6 +163,7 @@ class TrainConfig(Section):
     generator_optimizer: Optimizer = Optimizer()
     discriminator_optimizer: Optimizer = Optimizer()
     ema: Ema = Ema()
+    precision: PrecisionOptions = PrecisionOptions()
     engine: EngineOptions = EngineOptions()
     checkpoint: Checkpoint = Checkpoint()
     metrics: Metrics = Metrics()
@@ -206,6 +215,11 @@ def problems_between_fields(config: TrainConfig, world_size: int) -> list[str]:
         problems.append(
             f"penalty.formulation is {config.penalty.formulation!r}, but penalty.name is 'approximated_r1', which takes no derivative; "
             "set penalty.name to r1, or leave penalty.formulation out."
+        )
+    if config.precision.dtype == "fp16" and config.engine.name == "deepspeed":
+        problems.append(
+            "precision.dtype is 'fp16', but engine.name is 'deepspeed', which would scale the losses of a precision of its own only; "
+            "set precision.dtype to bf16, or engine.name to ddp."
         )
     if config.loss.name == "wasserstein" and config.penalty.name != "wgan_gp" and not config.model.discriminator_is_lipschitz:
         problems.append(

@@ -17,6 +17,7 @@ from distgan.batch import Batch
 from distgan.losses import Loss
 from distgan.models.base import Discriminator, Generator, Logits
 from distgan.ops import gradient_penalty_interpolate
+from distgan.precision import Precision, at_least_fp32
 from distgan.randomness import Randomness
 from distgan.regularizers import Penalty, approximated_penalty, exact_penalty
 
@@ -29,6 +30,8 @@ class Phase(nn.Module, Generic[Network]):
 
     network: Network
     discriminator: Discriminator
+    adversarial_loss: Loss
+    precision: Precision
 
     def begin_step(self) -> None:
         """Call it before the first forward of each step: that one lets the discriminator's spectral norms follow its weights."""
@@ -64,11 +67,14 @@ class DiscriminatorPhase(Phase[Discriminator]):
     def discriminator(self) -> Discriminator:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.network
 
-    def __init__(self, discriminator: Discriminator, generator: Generator, loss: Loss, penalty: Penalty | None) -> None:
+    def __init__(
+        self, discriminator: Discriminator, generator: Generator, loss: Loss, precision: Precision, penalty: Penalty | None
+    ) -> None:
         super().__init__()
         self.network = discriminator
         object.__setattr__(self, "generator", generator)  # past nn.Module's registration
         self.adversarial_loss = loss
+        self.precision = precision
         self.gradient_penalty = penalty
 
     def parts(self, step: int) -> list[str]:
@@ -77,7 +83,7 @@ class DiscriminatorPhase(Phase[Discriminator]):
         return ["penalty", "loss"] if due else ["loss"]
 
     def around(self, network: Discriminator) -> "DiscriminatorPhase":
-        return DiscriminatorPhase(network, self.generator, self.adversarial_loss, self.gradient_penalty)
+        return DiscriminatorPhase(network, self.generator, self.adversarial_loss, self.precision, self.gradient_penalty)
 
     def needs_whole(self, part: str) -> bool:
         """An exact penalty differentiates twice, for which there is no gathering on the way; spectral norms are taken all together."""
@@ -87,12 +93,15 @@ class DiscriminatorPhase(Phase[Discriminator]):
     @torch.no_grad()
     def with_fakes(self, batch: Batch) -> Batch:
         """Make the fake images once for all parts."""
-        return replace(batch, fake_images=self.generator(batch.latents, batch.fake_labels))
+        with self.precision.autocast():
+            images = self.generator(batch.latents, batch.fake_labels)
+        return replace(batch, fake_images=at_least_fp32(images))
 
     def forward(self, part: str, batch: Batch) -> tuple[Tensor, Statistics]:
         return self.penalty(batch) if part == "penalty" else self.loss(batch)
 
     def penalty(self, batch: Batch) -> tuple[Tensor, Statistics]:
+        """In full precision: an exact penalty of a network in bf16 is off by 2 %, and differences would be rounding."""
         penalty = self.gradient_penalty
         assert penalty is not None
         assert batch.fake_images is not None
@@ -110,9 +119,10 @@ class DiscriminatorPhase(Phase[Discriminator]):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Statistics]:
         assert batch.fake_images is not None
-        discriminator = self.normalised()
-        real_logits = discriminator(batch.real_images, batch.real_labels)
-        fake_logits = discriminator(batch.fake_images, batch.fake_labels)
+        with self.precision.autocast():
+            discriminator = self.normalised()
+            real_logits = at_least_fp32(discriminator(batch.real_images, batch.real_labels))
+            fake_logits = at_least_fp32(discriminator(batch.fake_images, batch.fake_labels))
         loss = self.adversarial_loss.discriminator(real_logits, fake_logits)
         statistics = {"discriminator_loss": loss, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
         return loss, {name: value.detach() for name, value in statistics.items()}
@@ -121,19 +131,22 @@ class DiscriminatorPhase(Phase[Discriminator]):
 class GeneratorPhase(Phase[Generator]):
     """One part, `loss`. Run it while the discriminator is `frozen`."""
 
-    def __init__(self, generator: Generator, discriminator: Discriminator, loss: Loss) -> None:
+    def __init__(self, generator: Generator, discriminator: Discriminator, loss: Loss, precision: Precision) -> None:
         super().__init__()
         self.network = generator
         object.__setattr__(self, "discriminator", discriminator)  # past nn.Module's registration
         self.adversarial_loss = loss
+        self.precision = precision
 
     def around(self, network: Generator) -> "GeneratorPhase":
-        return GeneratorPhase(network, self.discriminator, self.adversarial_loss)
+        return GeneratorPhase(network, self.discriminator, self.adversarial_loss, self.precision)
 
     def forward(self, part: str, batch: Batch) -> tuple[Tensor, Statistics]:
         assert part == "loss"
-        discriminator = self.normalised()
-        fake_logits = discriminator(self.network(batch.latents, batch.fake_labels), batch.fake_labels)
+        with self.precision.autocast():
+            discriminator = self.normalised()
+            images = self.network(batch.latents, batch.fake_labels)
+            fake_logits = at_least_fp32(discriminator(images, batch.fake_labels))
         loss = self.adversarial_loss.generator(fake_logits)
         return loss, {"generator_loss": loss.detach()}
 

@@ -49,6 +49,7 @@ class Saver:
         tensors = {"ema": self._ema.network.state_dict()}
         for name, state in states.items():
             tensors |= {name: state.network, f"{name}_optimizer": state.optimizer}
+            tensors |= {f"{name}_loss_scale": state.loss_scale} if state.loss_scale else {}
         position = {
             "iteration": self._state.iteration,
             "num_images": self._state.num_images,
@@ -68,6 +69,7 @@ class Saver:
     def restore(self, saved: Checkpoint) -> None:
         """Put back what `save` wrote; the state has been set to it already. Collective."""
         for name, engine in self._engines.items():
-            engine.load_state(EngineState(saved.tensors[name], saved.tensors.get(f"{name}_optimizer", {})))
+            others = (saved.tensors.get(f"{name}_{part}", {}) for part in ("optimizer", "loss_scale"))
+            engine.load_state(EngineState(saved.tensors[name], *others))
         self._ema.network.load_state_dict(saved.tensors["ema"])
         self._saved_iteration = self._state.iteration

@@ -19,6 +19,8 @@ from distgan.phases import DiscriminatorPhase, GeneratorPhase, frozen
 from distgan.saver import Saver
 from distgan.state import TrainState
 
+MAX_SKIPPED_STEPS = 20  # in a row: fp16's loss scale starts at 2^16 and is halved at each
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -48,6 +50,9 @@ class Trainer:
     samples_directory: Path
     saver: Saver
     reporter: Reporter
+
+    def __post_init__(self) -> None:
+        self._skipped_in_a_row = {name: torch.zeros((), device=self.world.device) for name in ("discriminator", "generator")}
 
     def fit(self, stop_requested: Callable[[], bool]) -> bool:
         """Train to the end, or until a rank's `stop_requested()`; whether the end was reached. Saves either way."""
@@ -99,6 +104,7 @@ class Trainer:
         self._count("generator", engine.step())
 
     def _count(self, network: str, result: StepResult) -> None:
+        self._skipped_in_a_row[network] = (self._skipped_in_a_row[network] + 1) * result.skipped
         self.reporter.add({f"{network}_gradient_norm": result.gradient_norm, f"{network}_skipped_share": result.skipped})
 
     @contextmanager
@@ -142,11 +148,11 @@ class Trainer:
         self.reporter.close()
 
     def _log(self) -> None:
-        means = self.reporter.interval()
-        for network in ("discriminator", "generator"):
-            if means.get(f"{network}_skipped_share", 0) == 1:
+        self.reporter.interval()
+        for network, number in self._skipped_in_a_row.items():
+            if number >= MAX_SKIPPED_STEPS:
                 raise FloatingPointError(
-                    f"Every step of the {network} since the last log line had a gradient that was not finite; lower "
+                    f"The last {int(number)} steps of the {network} had a gradient that was not finite; lower "
                     f"{network}_optimizer.learning_rate or penalty.weight and go on from the last checkpoint."
                 )
 

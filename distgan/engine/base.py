@@ -1,7 +1,7 @@
 """What an engine is: it owns a phase's gradients, its optimizer, and every exchange between ranks about them."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from distgan.phases import Statistics
 class StepResult(NamedTuple):
     """Both are scalars on the device, the same on every rank; reading one waits for the device."""
 
-    gradient_norm: Tensor  # Euclidean norm of the averaged gradient over all parameters, fp32
+    gradient_norm: Tensor  # Euclidean norm of the averaged gradient over all parameters, fp32, before it is limited
     skipped: Tensor  # 1.0 if that norm was not finite and nothing was updated, else 0.0
 
 
@@ -23,6 +23,7 @@ class EngineState:
 
     network: dict[str, Tensor]  # parameters and buffers
     optimizer: dict[str, Tensor]  # '<parameter>/<slot>', such as 'head.linear.weight/exp_avg'; empty before the first step
+    loss_scale: dict[str, Tensor] = field(default_factory=dict)  # of fp16 only: of torch's GradScaler
 
 
 class Engine(Protocol):

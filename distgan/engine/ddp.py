@@ -4,6 +4,9 @@ import inspect
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from distgan.batch import Batch
@@ -32,6 +35,7 @@ class DdpEngine:
         self._run = self._ddp or phase
         self._max_gradient_norm = adam.max_gradient_norm
         self._optimizer = adam.build(phase.network)
+        self._scaler = GradScaler(phase.precision.device_type) if phase.precision.needs_loss_scale else None
 
     def whole(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -40,19 +44,31 @@ class DdpEngine:
         alone = nullcontext() if last or self._ddp is None else self._ddp.no_sync()
         with alone:
             value, statistics = self._run(part, batch)
-            (value / self._accumulation_steps).backward()
+            value = value / self._accumulation_steps
+            (value if self._scaler is None else self._scaler.scale(value)).backward()
         return statistics
 
     def step(self) -> StepResult:
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimizer)
         result = prepare_step(self._network, self._optimizer, self._max_gradient_norm)
         self._optimizer.step()
+        if self._scaler is not None:
+            self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         return result
 
     def state(self) -> EngineState:
         network = {name: value.detach() for name, value in self._network.state_dict().items()}
-        return EngineState(network, slots(self._network, self._optimizer))
+        return EngineState(network, slots(self._network, self._optimizer), self._loss_scale())
 
     def load_state(self, state: EngineState) -> None:
         self._network.load_state_dict(state.network)
         load_slots(self._network, self._optimizer, state.optimizer)
+        if self._scaler is not None and state.loss_scale:
+            saved = {name: value.item() for name, value in state.loss_scale.items()}
+            self._scaler.load_state_dict(self._scaler.state_dict() | saved)
+
+    def _loss_scale(self) -> dict[str, Tensor]:
+        state = {} if self._scaler is None else self._scaler.state_dict()
+        return {name: torch.tensor(value) for name, value in state.items() if name in ("scale", "_growth_tracker")}

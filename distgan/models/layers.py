@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from distgan.models.base import Discriminator
 from distgan.ops.spectrally_normalised import SpectrallyNormalised
+from distgan.precision import at_least_fp32
 
 
 class BatchNorm2d(nn.Module):
@@ -35,6 +36,7 @@ class BatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        dtype, x = x.dtype, at_least_fp32(x)  # rounded once, at the end
         if self.training:
             mean, var, count = self._statistics(x)
             with torch.no_grad():
@@ -49,13 +51,12 @@ class BatchNorm2d(nn.Module):
             weight, bias = F.embedding(labels, weight), F.embedding(labels, bias)  # [N, C]
         scale = weight * torch.rsqrt(var + self.eps)
         shift = bias - mean * scale
-        return x * scale[..., None, None].to(x.dtype) + shift[..., None, None].to(x.dtype)
+        return (x * scale[..., None, None] + shift[..., None, None]).to(dtype)
 
     @staticmethod
     def _statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Mean and biased variance over all ranks, [C] each in fp32 or better, and the number of values behind them."""
-        at_least_fp32 = torch.promote_types(x.dtype, torch.float32)
-        var, mean = torch.var_mean(x.to(at_least_fp32), dim=(0, 2, 3), correction=0)
+        """Mean and biased variance over all ranks, [C] each as x in fp32 or float64, and the number of values behind them."""
+        var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
         count = x.numel() // x.shape[1]
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return mean, var, count
@@ -64,7 +65,7 @@ class BatchNorm2d(nn.Module):
         moments = _SumOverRanks.apply(moments) / dist.get_world_size()
         mean, second_moment = moments.unbind()
         var = (second_moment - mean.square()).clamp_min(0)
-        return mean.to(at_least_fp32), var.to(at_least_fp32), count * dist.get_world_size()
+        return mean.to(x.dtype), var.to(x.dtype), count * dist.get_world_size()
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -186,6 +186,32 @@ def test_norms_and_their_buffers_are_kept_at_stage_3(tmp_path: Path) -> None:
             assert error < 10 * TOLERANCE, f"{name}, rank {rank}: {tensor} differs by {error:.1e}"
 
 
+BF16: dict[str, dict[str, Any]] = {
+    "mlp": {"model": SMALL_MODELS["mlp"], "penalty": {"name": "wgan_gp", "every": 1}},
+    "dcgan": {"model": SMALL_MODELS["dcgan"], "engine": {"accumulation_steps": 2}},
+    "sngan": {"model": SMALL_MODELS["sngan"], "penalty": {"name": "none"}},
+}
+
+
+def _train_in_bf16(world: World, directory: Path) -> Result:
+    results = {}
+    for (model, sections), (engine, stage) in itertools.product(BF16.items(), (("ddp", 0), *(("deepspeed", stage) for stage in STAGES))):
+        values = under(engine, stage, sections | {"precision": {"dtype": "bf16"}})
+        with trainer_of(settings(directory / f"{model}-{engine}-{stage}", **values), world) as trainer:
+            for _ in range(3):
+                trainer.iterate()
+            results[f"{model}, {engine}", stage] = everything(trainer)
+    return results
+
+
+def test_bf16_is_the_same_under_every_engine(tmp_path: Path) -> None:
+    """The same slices on the same ranks: a local gradient rounds alike, and the exchange is in fp32."""
+    for rank, results in enumerate(run_ranks(2, _train_in_bf16, tmp_path)):
+        for model, stage in itertools.product(BF16, STAGES):
+            error, name = worst_error(results[f"{model}, deepspeed", stage], results[f"{model}, ddp", 0])
+            assert error < TOLERANCE, f"{model}, stage {stage}, rank {rank}: {name} differs by {error:.1e}"
+
+
 OWN_SETTINGS = {
     "zero_optimization": {
         "offload_optimizer": {"device": "cpu"},

@@ -13,8 +13,11 @@ from distgan.models.base import ImageShape
 from distgan.ops import spectrally_normalised
 from distgan.ops.gradient_penalty_interpolate import shares
 from distgan.phases import DiscriminatorPhase, GeneratorPhase, frozen
+from distgan.precision import Precision
 from distgan.regularizers import Penalty
 from tests.training import SMALL_MODELS, settings, trainer_of
+
+FULL = Precision(torch.float32, "cpu")
 
 
 @pytest.fixture
@@ -25,7 +28,10 @@ def phases() -> tuple[DiscriminatorPhase, GeneratorPhase]:
     )
     penalty = Penalty("mixture", 1.0, 3.0, every=4, formulation="double_backward")
     loss = LOSSES["non_saturating"]
-    return DiscriminatorPhase(discriminator, generator, loss, penalty), GeneratorPhase(generator, discriminator, loss)
+    return (
+        DiscriminatorPhase(discriminator, generator, loss, FULL, penalty),
+        GeneratorPhase(generator, discriminator, loss, FULL),
+    )
 
 
 @pytest.fixture

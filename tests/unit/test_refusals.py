@@ -147,6 +147,10 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         _with("--engine.zero_stage", "1"),
         ["engine.zero_stage is 1, but engine.name is 'ddp'; set that to deepspeed, or leave it out"],
     ),
+    "fp16 under DeepSpeed": (
+        _with("--engine.name", "deepspeed", "--precision.dtype", "fp16"),
+        ["precision.dtype is 'fp16', but engine.name is 'deepspeed'", "set precision.dtype to bf16, or engine.name to ddp"],
+    ),
     "another linear function for the whole process": (
         _deepspeed('{"zero_optimization": {"memory_efficient_linear": true}}', "--engine.zero_stage", "3"),
         ["zero_optimization.memory_efficient_linear is True in engine.deepspeed_config", "no forward derivative", "leave it out there"],
