@@ -30,6 +30,7 @@ from distgan.images import save_grid
 from distgan.losses import LOSSES
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.reporter import Reporter
+from distgan.metrics.traffic import Traffic
 from distgan.models import MODELS
 from distgan.models.base import Discriminator, Generator, ImageShape
 from distgan.phases import DiscriminatorPhase, GeneratorPhase, Phase
@@ -118,7 +119,7 @@ def build_engine(config: TrainConfig, phase: Phase, options: Optimizer, world: W
 
 
 @contextmanager
-def built_trainer(config: TrainConfig, world: World, preflight: Preflight, exporter: Exporter) -> Iterator[Trainer]:
+def built_trainer(config: TrainConfig, world: World, preflight: Preflight, exporter: Exporter, traffic: Traffic) -> Iterator[Trainer]:
     """A trainer that stands where the newest intact checkpoint left off, or at the start. Collective."""
     directory = RunDirectory(Path(config.run.dir))
     state = TrainState(config.train.batch_size, config.train.discriminator_steps)
@@ -156,7 +157,7 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
         checkpoint_every_images=config.checkpoint.every_kimg * 1000,
     )
     with (
-        closing(Reporter(world, exporter, directory.log, state, schedule.total_images)) as reporter,
+        closing(Reporter(world, exporter, directory.log, state, schedule.total_images, traffic)) as reporter,
         closing(_build_reader(config, preflight, layout, state.discriminator_step, world)) as reader,
     ):
         for warning in warnings:

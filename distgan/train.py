@@ -18,6 +18,7 @@ from distgan.config import TrainConfig, without_overwrite
 from distgan.distributed import World
 from distgan.errors import InputError
 from distgan.metrics.prometheus import Exporter
+from distgan.metrics.traffic import Traffic
 from distgan.ops import library
 from distgan.process import EXIT_DONE, EXIT_STOPPED, StopRequest, die_with_agent, leave, refuse
 from distgan.run_directory import RunDirectory
@@ -53,7 +54,8 @@ def train(config: TrainConfig, world: World, preflight: Preflight) -> int:
         stack.enter_context(directory.held(config) if world.is_main else nullcontext())
         stack.enter_context(world.process_group(config.engine.timeout_seconds, config.engine.needs_process_group))
         stack.enter_context(exporter.serving(config.metrics.host, config.metrics.port and config.metrics.port + world.local_rank))
-        with built_trainer(config, world, preflight, exporter) as trainer:
+        traffic = stack.enter_context(Traffic().counting())  # before an engine keeps references to what it wraps
+        with built_trainer(config, world, preflight, exporter, traffic) as trainer:
             _announce(trainer, changes)
             done = trainer.fit(stop)
             what = "Done" if done else "Stopped; the same command goes on"

@@ -1,8 +1,7 @@
 """The training loop, nothing else."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +72,10 @@ class Trainer:
     def iterate(self) -> None:
         """One iteration: the discriminator's steps, the generator's, the average's."""
         batches: list[Batch] = []
-        with self._timed("discriminator"):
+        with self.reporter.phase("discriminator"):
             for number in range(self.state.discriminator_steps):
                 batches = self._discriminator_step(self.state.discriminator_step + number)
-        with self._timed("generator"):
+        with self.reporter.phase("generator"):
             self._generator_step(batches)
         self.state.iteration += 1
         with self.generator_engine.whole():
@@ -106,12 +105,6 @@ class Trainer:
     def _count(self, network: str, result: StepResult) -> None:
         self._skipped_in_a_row[network] = (self._skipped_in_a_row[network] + 1) * result.skipped
         self.reporter.add({f"{network}_gradient_norm": result.gradient_norm, f"{network}_skipped_share": result.skipped})
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.reporter.phase(phase, time.perf_counter() - begin)
 
     def _check_agreement(self) -> None:
         """Ranks hold the same networks by construction; a fault of a program or a machine must not go unseen, nor into a checkpoint."""

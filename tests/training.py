@@ -17,6 +17,7 @@ from distgan.cli import validate
 from distgan.distributed import World
 from distgan.images import to_float
 from distgan.metrics.prometheus import Exporter
+from distgan.metrics.traffic import Traffic
 from distgan.process import leave
 from distgan.randomness import Randomness
 from distgan.trainer import Trainer
@@ -55,7 +56,7 @@ def trainer_of(values: dict[str, dict[str, Any]], world: World | None = None, dt
         patch.setattr(build, "build_networks", _cast(build.build_networks, dtype))
         patch.setattr(feed, "to_float", lambda images: to_float(images).to(dtype))
         patch.setattr(Randomness, "normal", _cast(Randomness.normal, dtype))
-        with built_trainer(config, world, preflight, Exporter(restarts=0)) as trainer:
+        with Traffic().counting() as traffic, built_trainer(config, world, preflight, Exporter(restarts=0), traffic) as trainer:
             yield trainer
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from distgan.batch import Batch
@@ -30,8 +31,10 @@ class DdpEngine:
     def __init__(self, phase: Phase, world: World, accumulation_steps: int, adam: AdamOptions) -> None:
         self._network = phase.network
         self._accumulation_steps = accumulation_steps
-        options: dict[str, Any] = {_SYNC_BUFFERS: False}
+        options: dict[str, Any] = {_SYNC_BUFFERS: False, "gradient_as_bucket_view": True}  # or it holds each gradient twice
         self._ddp = DistributedDataParallel(phase, **options) if world.size > 1 else None
+        if self._ddp is not None:
+            self._ddp.register_comm_hook(None, allreduce_hook)  # what it does anyway, but from where it can be counted
         self._run = self._ddp or phase
         self._max_gradient_norm = adam.max_gradient_norm
         self._optimizer = adam.build(phase.network)

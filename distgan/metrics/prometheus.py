@@ -23,6 +23,12 @@ class Exporter:
         self.step_seconds = Histogram("distgan_step_seconds", "Time of an iteration", buckets=STEP_BUCKETS, registry=registry)
         self.data_wait_seconds = Counter("distgan_data_wait_seconds", "Time spent waiting for data", registry=registry)
         self.phase_seconds = Counter("distgan_phase_seconds", "Time spent in a phase, as the host sees it", ["phase"], registry=registry)
+        self.collective_bytes = Counter(
+            "distgan_collective_bytes", "Bytes this rank sends, were each exchange done on a ring", ["phase"], registry=registry
+        )
+        self.collective_seconds = Counter(
+            "distgan_collective_seconds", "Time with an exchange under way, waits for other ranks included", ["phase"], registry=registry
+        )
         self.images_per_second = Gauge("distgan_images_per_second", "This rank's images/s over the last log interval", registry=registry)
         self.discriminator_loss = Gauge("distgan_discriminator_loss", "Mean over all ranks and the last log interval", registry=registry)
         self.generator_loss = Gauge("distgan_generator_loss", "Mean over all ranks and the last log interval", registry=registry)

@@ -5,7 +5,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from distgan.distributed import World
 from distgan.metrics.meter import Meter
 from distgan.metrics.prometheus import Exporter
+from distgan.metrics.traffic import Total, Traffic, totals
 from distgan.phases import Statistics
 from distgan.state import TrainState
 
@@ -26,9 +28,11 @@ class Reporter:
         total_images: where the progress bar ends.
     """
 
-    def __init__(self, world: World, exporter: Exporter, log: Path, state: TrainState, total_images: float) -> None:
+    def __init__(self, world: World, exporter: Exporter, log: Path, state: TrainState, total_images: float, traffic: Traffic) -> None:
         self._world, self._exporter, self._log, self._state = world, exporter, log, state
         self._meter = Meter(world)
+        self._traffic = traffic
+        traffic.flush()  # what an engine sends at its start belongs to no interval
         self._total_images = total_images
         self._bar = None
         if world.is_main and _is_wide_terminal(sys.stderr):
@@ -47,9 +51,13 @@ class Reporter:
         """Statistics of a phase; see `Meter.add`."""
         self._meter.add(statistics)
 
-    def phase(self, name: str, seconds: float) -> None:
-        """A phase ran for so long, as the host sees it."""
-        self._exporter.phase_seconds.labels(name).inc(seconds)
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time, as the host sees it, and exchanges within this are the phase's."""
+        begin = time.perf_counter()
+        with self._traffic.during(name):
+            yield
+        self._exporter.phase_seconds.labels(name).inc(time.perf_counter() - begin)
 
     def iteration(self, seconds: float, wait_seconds: float) -> None:
         """An iteration ended; it took `seconds`, of which `wait_seconds` were spent waiting for data."""
@@ -69,14 +77,20 @@ class Reporter:
         seconds = max(self._interval_seconds, 1e-9)
         images = self._state.num_images - self._interval_images
         speed = {"images_per_second": images / seconds, "data_wait_share": self._interval_wait_seconds / seconds}
-        self._export(means, speed, images // self._state.images_per_iteration)
+        exchanged = totals(self._traffic.flush())
+        self._export(means, speed, exchanged, images // self._state.images_per_iteration)
         if self._world.is_main and images:
             position = {
                 "num_images": self._state.num_images,
                 "iteration": self._state.iteration,
                 "train_seconds": round(self._state.train_seconds, 3),
             }
-            self._write(position | {name: _rounded(value) for name, value in (speed | means).items()})
+            collectives = {
+                f"{phase}_collective_{unit}": value
+                for phase, total in sorted(exchanged.items())
+                for unit, value in (("bytes", total.sent_bytes), ("seconds", total.seconds))
+            }
+            self._write(position | {name: _rounded(value) for name, value in (speed | means | collectives).items()})
             self._show(speed | means)
         self._begin_interval()
         return means
@@ -97,7 +111,10 @@ class Reporter:
             self._bar.close()
             self._bar = None
 
-    def _export(self, means: dict[str, float], speed: dict[str, float], iterations: int) -> None:
+    def _export(self, means: dict[str, float], speed: dict[str, float], exchanged: dict[str, Total], iterations: int) -> None:
+        for phase, total in exchanged.items():
+            self._exporter.collective_bytes.labels(phase).inc(total.sent_bytes)
+            self._exporter.collective_seconds.labels(phase).inc(total.seconds)
         self._exporter.images_per_second.set(speed["images_per_second"] / self._world.size)
         for name, gauge in (("discriminator_loss", self._exporter.discriminator_loss), ("generator_loss", self._exporter.generator_loss)):
             if name in means:

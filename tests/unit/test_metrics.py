@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 import urllib.request
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from distgan.distributed import World
 from distgan.metrics.meter import Meter
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.reporter import Reporter
+from distgan.metrics.traffic import Traffic
 from distgan.state import TrainState
 
 WORLD = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
@@ -37,16 +39,21 @@ def exporter() -> Exporter:
     return Exporter(restarts=2)
 
 
-def test_everything_measured_is_served_under_its_name(exporter: Exporter, tmp_path: Path) -> None:
+def test_everything_measured_is_served_under_its_name(exporter: Exporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, traffic = [0.0], Traffic()
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     state = TrainState(batch_size=8, discriminator_steps=2)
-    reporter = Reporter(WORLD, exporter, tmp_path / "log.jsonl", state, 1000)
+    reporter = Reporter(WORLD, exporter, tmp_path / "log.jsonl", state, 1000, traffic)
     port = _free_port()
     with exporter.serving("127.0.0.1", port):
         for _ in range(4):
             reporter.add({"discriminator_loss": torch.tensor(1.5), "generator_loss": torch.tensor(0.5)})
             reporter.add({"generator_gradient_norm": torch.tensor(3.0), "generator_skipped_share": torch.tensor(0.0)})
             reporter.add({"discriminator_gradient_norm": torch.tensor(4.0), "discriminator_skipped_share": torch.tensor(0.25)})
-            reporter.phase("generator", 0.125)
+            with reporter.phase("generator"):
+                now[0] += 0.125
+            with traffic.during("generator"):
+                traffic.count("all_reduce", torch.empty(0), 100.0, lambda: now.__setitem__(0, now[0] + 0.0625))
             state.iteration += 1
             reporter.iteration(seconds=0.5, wait_seconds=0.125)
         reporter.interval()
@@ -60,6 +67,8 @@ def test_everything_measured_is_served_under_its_name(exporter: Exporter, tmp_pa
         "distgan_step_seconds_sum": 2.0,
         "distgan_data_wait_seconds_total": 0.5,
         "distgan_phase_seconds_total{generator}": 0.5,
+        "distgan_collective_bytes_total{generator}": 400,
+        "distgan_collective_seconds_total{generator}": 0.25,
         "distgan_images_per_second": 32,
         "distgan_discriminator_loss": 1.5,
         "distgan_generator_loss": 0.5,
@@ -71,13 +80,15 @@ def test_everything_measured_is_served_under_its_name(exporter: Exporter, tmp_pa
         "distgan_restarts_total": 2,
     }
     assert {name: scraped.get(name) for name in expected} == expected
+    (line,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert (line["generator_collective_bytes"], line["generator_collective_seconds"]) == (400, 0.25)
     assert scraped["distgan_last_step_timestamp_seconds"] > 1.7e9
     assert any(name.startswith("distgan_build_info{") for name in scraped)
 
 
 def test_the_log_holds_a_line_per_interval_and_event(exporter: Exporter, tmp_path: Path) -> None:
     state = TrainState(batch_size=8, discriminator_steps=1)
-    reporter = Reporter(WORLD, exporter, tmp_path / "log.jsonl", state, 1000)
+    reporter = Reporter(WORLD, exporter, tmp_path / "log.jsonl", state, 1000, Traffic())
     reporter.event("start", num_ranks=1)
     for value in (1.0, float("nan")):
         reporter.add({"discriminator_loss": torch.tensor(value)})
@@ -94,7 +105,7 @@ def test_the_log_holds_a_line_per_interval_and_event(exporter: Exporter, tmp_pat
 
 def test_ranks_export_their_own_images(exporter: Exporter, tmp_path: Path) -> None:
     state = TrainState(batch_size=8, discriminator_steps=1)
-    reporter = Reporter(TWO_RANKS_MAIN, exporter, tmp_path / "log.jsonl", state, 1000)
+    reporter = Reporter(TWO_RANKS_MAIN, exporter, tmp_path / "log.jsonl", state, 1000, Traffic())
     state.iteration += 1
     reporter.iteration(seconds=0.25, wait_seconds=0.0)
     assert exporter.registry.get_sample_value("distgan_images_total") == 4
