@@ -21,6 +21,7 @@ from distgan.ema import Ema
 from distgan.engine import deepspeed_settings
 from distgan.engine.adam import AdamOptions
 from distgan.engine.base import Engine
+from distgan.engine.buckets import bucket_numel
 from distgan.engine.ddp import DdpEngine
 from distgan.engine.deepspeed import DeepSpeedEngine
 from distgan.engine.zero3 import Zero3Engine
@@ -112,7 +113,7 @@ def build_engine(config: TrainConfig, phase: Phase, options: Optimizer, world: W
     """The engine that `engine.name` selects, around one phase."""
     adam = AdamOptions(options.learning_rate, (options.beta1, options.beta2), options.eps, options.max_gradient_norm)
     if config.engine.name == "deepspeed":
-        settings = deepspeed_settings.complete(config, world.size, options.max_gradient_norm)
+        settings = deepspeed_settings.complete(config, world.size, options.max_gradient_norm, bucket_numel(phase.network))
         engine = Zero3Engine if config.engine.zero_stage == 3 else DeepSpeedEngine
         return engine(phase, config.engine.accumulation_steps, adam, settings)
     return DdpEngine(phase, world, config.engine.accumulation_steps, adam)

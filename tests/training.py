@@ -1,7 +1,5 @@
-"""Training a few iterations inside a test, on one rank or on several real processes."""
+"""Training a few iterations inside a test; on several ranks by `distgan.bench.ranks`."""
 
-import os
-import socket
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 
 from distgan import build, feed
 from distgan.build import built_trainer, check
@@ -18,11 +15,8 @@ from distgan.distributed import World
 from distgan.images import to_float
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.traffic import Traffic
-from distgan.process import leave
 from distgan.randomness import Randomness
 from distgan.trainer import Trainer
-
-TIMEOUT_SECONDS = 120.0
 
 SMALL_MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "generator_sizes": [32, 32], "discriminator_sizes": [32, 32]},
@@ -93,29 +87,3 @@ def worst_error(tensors: dict[str, torch.Tensor], references: dict[str, torch.Te
     """The largest `relative_error` of all and the name of that tensor."""
     assert tensors.keys() == references.keys()
     return max((relative_error(tensors[name], references[name]), name) for name in references)
-
-
-def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Call `function(world, *arguments)` on `world_size` new processes in one gloo group; the results by rank."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.Manager().dict()
-    torch.multiprocessing.spawn(_rank_main, (world_size, port, results, function, arguments), nprocs=world_size)
-    return [results[rank] for rank in range(world_size)]
-
-
-def _rank_main(rank: int, world_size: int, port: int, results: Any, function: Callable[..., Any], arguments: tuple) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
-    world = World.from_environment()
-    with world.process_group(TIMEOUT_SECONDS):
-        results[rank] = function(world, *arguments)
-    leave(0)

@@ -2,6 +2,7 @@
 
 python -m distgan.bench ops --out bench.json
 python -m distgan.bench ops --only tiny --only forward --seconds 1
+python -m distgan.bench engines --ranks 1 2 4 --config launch/recipes/digits-sngan.yaml
 """
 
 import argparse
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from distgan.bench import goals, ops
+from distgan.bench import engines, goals, ops
+from distgan.bench.engines import command
 from distgan.bench.machine import Machine
 from distgan.bench.measure import Row, measure
 from distgan.bench.report import Report
@@ -24,9 +26,16 @@ from distgan.process import EXIT_DONE, refuse
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Missed goals are printed and are no failure."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    if others and options.benchmark != "engines":
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     warnings.simplefilter("ignore", library.PlainPyTorchWarning)  # it is said here, above the table
     try:
+        if options.benchmark == "engines":
+            report = command.report(options, others)
+            print(report.head(), "", report.tables(), sep="\n")
+            return EXIT_DONE
         device = _checked_device(options)
         torch.set_num_threads(options.threads)
         report = _report_on_operators(options, device)
@@ -96,6 +105,14 @@ def _parser() -> argparse.ArgumentParser:
         help="only contestants with this in 'group, size, name', with the baseline and the copy beside them; several: all of them",
     )
     operators.add_argument("--out", type=Path, metavar="FILE", help="write all figures to this JSON file, after every row")
+    compared = benchmarks.add_parser(
+        "engines",
+        help="DDP and the stages of ZeRO: images/s, exchanges, memory",
+        description=engines.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_options(compared)
     return parser
 
 

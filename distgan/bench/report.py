@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from distgan.bench.machine import Machine
+from distgan.bench.table import table
 from distgan.errors import InputError
 from distgan.files import write_atomically
 
@@ -112,19 +113,7 @@ def _table(group: str, rows: list[RowResult], device: str) -> str:
             )
         for other in row.not_run:
             lines.append([row.subject if len(lines) in rules else "", other.contestant, f"not run: {other.reason}"])
-    full = [line for line in lines if len(line) > 3]
-    widths = [max(len(line[column]) for line in full) for column in range(len(full[0]))]
-    widths[:2] = [max(len(line[column]) for line in lines) for column in range(2)]
-    rule = "-" * (sum(widths) + 2 * len(widths) - 2)
-    text = [group, "=" * len(group)]
-    for number, line in enumerate(lines):
-        text += [rule] if number in rules else []
-        cells = [
-            cell.ljust(width) if column < 2 or len(line) == 3 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=False))
-        ]
-        text.append("  ".join(cells).rstrip())
-    return "\n".join(text)
+    return table(group, lines, rules)
 
 
 def _digits(milliseconds: float) -> str:

@@ -14,6 +14,7 @@ from distgan.batch import Batch
 from distgan.distributed import World
 from distgan.engine.adam import AdamOptions, load_slots, prepare_step, slots
 from distgan.engine.base import EngineState, StepResult
+from distgan.engine.buckets import bucket_numel
 from distgan.phases import Phase, Statistics
 
 # torch 2.13 renamed the argument and warns of the old name; 2.11 has only that.
@@ -31,7 +32,11 @@ class DdpEngine:
     def __init__(self, phase: Phase, world: World, accumulation_steps: int, adam: AdamOptions) -> None:
         self._network = phase.network
         self._accumulation_steps = accumulation_steps
-        options: dict[str, Any] = {_SYNC_BUFFERS: False, "gradient_as_bucket_view": True}  # or it holds each gradient twice
+        options: dict[str, Any] = {
+            _SYNC_BUFFERS: False,
+            "gradient_as_bucket_view": True,  # or it holds each gradient twice
+            "bucket_cap_mb": 4 * bucket_numel(phase.network) / 2**20,
+        }
         self._ddp = DistributedDataParallel(phase, **options) if world.size > 1 else None
         if self._ddp is not None:
             self._ddp.register_comm_hook(None, allreduce_hook)  # what it does anyway, but from where it can be counted

@@ -100,7 +100,7 @@ def _contradictions(settings: dict[str, Any], config: TrainConfig, world_size: i
     return found
 
 
-def complete(config: TrainConfig, world_size: int, max_gradient_norm: float | None) -> dict[str, Any]:
+def complete(config: TrainConfig, world_size: int, max_gradient_norm: float | None, bucket_numel: int) -> dict[str, Any]:
     """What `deepspeed.initialize` is given for one network."""
     settings = {} if config.engine.deepspeed_config is None else _read(config.engine.deepspeed_config)
     zero = settings.get("zero_optimization", {})
@@ -114,5 +114,9 @@ def complete(config: TrainConfig, world_size: int, max_gradient_norm: float | No
         "train_micro_batch_size_per_gpu": config.train.batch_size // (world_size * config.engine.accumulation_steps),
         "gradient_accumulation_steps": 1,  # a penalty is a backward of its own, so the engine says itself which one is the last
         "gradient_clipping": max_gradient_norm or 0.0 if config.engine.zero_stage else 0.0,  # at stage 0 the engine does it itself
-        "zero_optimization": {**{key: value for key, value in zero.items() if value != "auto"}, **decided},
+        "zero_optimization": {
+            "reduce_bucket_size": bucket_numel,
+            **{key: value for key, value in zero.items() if value != "auto"},
+            **decided,
+        },
     }

@@ -54,7 +54,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self._phase = OTHER
-        self._ended: deque[tuple[str, str, float, _Mark, _Mark]] = deque()  # other threads add to it
+        self._ended: deque[tuple[str, str, float, Moment, Moment]] = deque()  # other threads add to it
 
     @contextmanager
     def counting(self) -> Iterator["Traffic"]:
@@ -85,11 +85,11 @@ class Traffic:
 
     def count(self, operation: str, tensor: torch.Tensor, sent_bytes: float, call: Callable[[], Any]) -> Any:
         """`call` the operation; it ends when it returns or, if it returns a handle to wait with, when that is done."""
-        phase, begin = self._phase, _Mark(tensor.device)
+        phase, begin = self._phase, Moment(tensor.device)
         work = call()
 
         def ended(*_: Any) -> None:
-            self._ended.append((phase, operation, sent_bytes, begin, _Mark(tensor.device)))
+            self._ended.append((phase, operation, sent_bytes, begin, Moment(tensor.device)))
 
         if isinstance(work, dist.Work):
             work.get_future().add_done_callback(ended)  # on a GPU it runs on a stream behind the exchange
@@ -98,8 +98,8 @@ class Traffic:
         return work
 
 
-class _Mark:
-    """A moment: of the host for tensors on the CPU, in the current stream for those on a GPU."""
+class Moment:
+    """Now: of the host for tensors on the CPU, in the current stream for those on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._host = time.perf_counter()

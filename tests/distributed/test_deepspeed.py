@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from distgan.bench.ranks import run_ranks
 from distgan.distributed import World
 from distgan.engine.zero3 import Zero3Engine
-from tests.training import SMALL_MODELS, TIMEOUT_SECONDS, everything, run_ranks, settings, trainer_of, worst_error
+from tests.training import SMALL_MODELS, everything, settings, trainer_of, worst_error
 
 ITERATIONS = 5
 TOLERANCE = 1e-5
@@ -238,14 +239,9 @@ def test_settings_of_deepspeeds_own_change_no_weight(stage: int, one_rank: Resul
         assert error < TOLERANCE, f"{name} differs by {error:.1e}"
 
 
-def _alone(world: World, directory: Path, cells: list[str]) -> Result:
-    with world.process_group(TIMEOUT_SECONDS, even_alone=True):
-        return _train_cells(world, directory, "deepspeed", STAGES, cells, ITERATIONS)
-
-
 def test_one_rank_needs_no_others(one_rank: Result, tmp_path: Path) -> None:
     cell = "wgan_gp-double_backward-accumulation2"
-    (results,) = run_ranks(1, _alone, tmp_path, [cell])
+    (results,) = run_ranks(1, _train_cells, tmp_path, "deepspeed", STAGES, [cell], ITERATIONS)
     for stage in STAGES:
         assert worst_error(results[cell, stage], one_rank[cell, 0])[0] < TOLERANCE
 

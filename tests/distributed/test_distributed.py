@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from distgan.bench.ranks import run_ranks
 from distgan.distributed import AnyRank, World
 from distgan.metrics.meter import Meter
 from distgan.models.layers import BatchNorm2d
-from tests.training import run_ranks, settings, trainer_of
+from tests.training import settings, trainer_of
 
 RANKS = 3
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from distgan.bench.ranks import run_ranks
 from distgan.distributed import World
-from tests.training import SMALL_MODELS, everything, run_ranks, settings, trainer_of, worst_error
+from tests.training import SMALL_MODELS, everything, settings, trainer_of, worst_error
 
 ITERATIONS = 5
 RANKS = 2

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from distgan.bench.ranks import run_ranks
 from distgan.distributed import World
 from distgan.metrics.traffic import Span, Traffic, totals
-from tests.training import SMALL_MODELS, run_ranks, settings, trainer_of
+from tests.training import SMALL_MODELS, settings, trainer_of
 
 PAUSE = 0.3  # seconds by which one rank comes late
 

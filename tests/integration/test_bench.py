@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from distgan.bench.__main__ import main
+from distgan.bench.engines import memory
+from distgan.bench.engines.report import EnginesReport
+from distgan.bench.ranks import run_ranks
 from distgan.bench.report import Report
 
 QUICK = ["--device", "cpu", "--threads", "1", "--seconds", "0.02"]
@@ -55,6 +58,43 @@ def test_no_contestant_is_dropped_without_a_word(capsys: pytest.CaptureFixture[s
     assert "CUDA graph  not run: needs a GPU" in capsys.readouterr().out
 
 
+def test_the_engines_are_measured(tmp_path: Path) -> None:
+    """A tiny network on 1 and 2 ranks: every engine has a figure of each kind."""
+    out = tmp_path / "engines.json"
+    settings = [
+        "--model.generator_channels",
+        "2",
+        "--model.discriminator_channels",
+        "2",
+        "--train.batch_size",
+        "16",
+        "--penalty.every",
+        "1",
+    ]
+    command = [sys.executable, "-m", "distgan.bench", "engines", "--seconds", "0.1", "--memory-ranks", "0", "--out", str(out), *settings]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert result.returncode == 0, result.stderr
+    report = EnginesReport.model_validate_json(out.read_text())
+    engines = ["ddp", "ZeRO 0", "ZeRO 1", "ZeRO 2", "ZeRO 3"]
+    assert [(speed.ranks, speed.engine) for speed in report.speeds] == [(ranks, engine) for ranks in (1, 2) for engine in engines]
+    factors = {(one.engine, one.network): one.megabytes / one.least_megabytes for one in report.exchanges}
+    assert len(factors) == 2 * len(engines)
+    assert 1 <= factors["ddp", "generator"] < 1.5, "the gradient, and the statistics of batch norms"
+    assert factors["ZeRO 2", "discriminator"] > 2, "the penalty's gradient is exchanged by itself, and new parameters are"
+    assert {overlap.network for overlap in report.overlaps} == {"discriminator", "generator"}
+    assert report.tables() in result.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("engine", ["ddp", "ZeRO 2", "ZeRO 3"])
+def test_a_rank_holds_what_its_engine_lets_expect(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "100000")
+    found = run_ranks(2, memory.measure, engine, tmp_path)[0]
+    assert found.between_steps == pytest.approx(found.expected_between_steps, rel=0.1)
+    assert found.before_step == pytest.approx(found.expected_before_step, rel=0.15)
+    assert found.peak > found.before_step
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -73,6 +113,26 @@ def test_bad_arguments_are_refused_in_a_sentence(arguments: list[str], sentence:
     captured = capsys.readouterr()
     assert captured.err.startswith(f"distgan.bench: error: {sentence}")
     assert len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--ranks", "0", "2"], "--ranks is 0 2; give different numbers from 1."),
+        (["--seconds", "0", "--threads", "0"], "--threads is 0; give at least 1."),
+        (["--ranks", "1", "--train.batch_size", "0"], "train.batch_size is '0'"),
+        (["--ranks", "3"], "train.batch_size is 64, which does not divide by 3 ranks"),
+        (["--precision.dtype", "fp16"], "precision.dtype is 'fp16', but engine.name is 'deepspeed'"),
+        (["--rank", "2"], "rank is not a setting"),
+        (["--memory-ranks", "3"], "--memory-ranks is 3, by which the batch of 8 does not divide; give 0, 1, 2, 4 or 8."),
+        (["--out", "no/such/folder/bench.json"], "--out is 'no/such/folder/bench.json', which cannot be written (No such"),
+    ],
+)
+def test_bad_engine_arguments_are_refused_before_anything_starts(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["engines", *arguments]) == 2
+    assert f"distgan.bench: error: {sentence}" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

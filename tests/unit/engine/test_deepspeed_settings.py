@@ -16,8 +16,8 @@ def config(*arguments: str) -> TrainConfig:
 
 
 def test_without_a_file_everything_comes_from_the_run() -> None:
-    settings = deepspeed_settings.complete(config("--engine.zero_stage", "2", "--engine.accumulation_steps", "4"), 2, None)
-    assert settings["zero_optimization"] == {"stage": 2}
+    settings = deepspeed_settings.complete(config("--engine.zero_stage", "2", "--engine.accumulation_steps", "4"), 2, None, 1234)
+    assert settings["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1234}
     assert settings["train_micro_batch_size_per_gpu"] == 64 // (2 * 4)
     assert settings["gradient_accumulation_steps"] == 1
     assert settings["gradient_clipping"] == 0.0, "DeepSpeed's own default is 1.0"
@@ -37,7 +37,7 @@ def test_a_file_adds_what_the_run_does_not_decide(tmp_path: Path) -> None:
     path.write_text(json.dumps(theirs))
     chosen = config("--engine.zero_stage", "1", "--engine.deepspeed_config", str(path))
     assert deepspeed_settings.problems(chosen, world_size=2) == []
-    settings = deepspeed_settings.complete(chosen, 2, max_gradient_norm=0.5)
+    settings = deepspeed_settings.complete(chosen, 2, max_gradient_norm=0.5, bucket_numel=1234)
     assert settings["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 1000, "overlap_comm": False}
     assert settings["wall_clock_breakdown"] is True
     assert settings["gradient_clipping"] == 0.5

@@ -1,0 +1,121 @@
+"""What `python -m distgan.bench engines` does: every number of ranks, then memory; in processes of their own."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distgan.bench.engines import memory, speed
+from distgan.bench.engines.contestants import ENGINES
+from distgan.bench.engines.report import EnginesReport, Speed
+from distgan.bench.machine import Machine
+from distgan.bench.ranks import run_ranks
+from distgan.build import check
+from distgan.cli import parse_command, validate
+from distgan.config import TrainConfig, changed_fields
+from distgan.errors import InputError
+
+_MEMORY_RANKS = [0, *(ranks for ranks in range(1, memory.BATCH_SIZE + 1) if memory.BATCH_SIZE % ranks == 0)]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the command takes beside the settings of distgan.train."""
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of ranks to measure (default: 1 2)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch in each rank (default: 1)")
+    parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="time for each number of ranks, at least (default: 20)")
+    parser.add_argument(
+        "--memory-ranks", type=int, default=4, metavar="N", help="ranks on which a rank's memory is measured (default: 4; 0: it is not)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures to this JSON file")
+
+
+def report(options: argparse.Namespace, settings: Sequence[str]) -> EnginesReport:
+    """Measure all of it.
+
+    Raises:
+        InputError: with a sentence for everything that is wrong, before anything is measured.
+    """
+    config = parse_command([*settings, "--metrics.port", "0"]).config
+    values: dict[str, Any] = json.loads(config.model_dump_json())
+    _check(options, values)
+    found = EnginesReport(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=Machine.find(),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        settings=_changed(config),
+        batch_size=config.train.batch_size,
+        penalty_every=None if config.penalty.name == "none" else config.penalty.every,
+        seconds=options.seconds,
+        speeds=[],
+        exchanges=[],
+        overlaps=[],
+        memory=[],
+    )
+    if options.out:
+        found.write(options.out)  # now, so that a path that cannot be written is refused before anything is measured
+    with tempfile.TemporaryDirectory(prefix="distgan-bench-") as folder:
+        for ranks in sorted(options.ranks):
+            print(f"{', '.join(ENGINES)} on {ranks} ranks", file=sys.stderr, flush=True)
+            directory = Path(folder, str(ranks))
+            directory.mkdir()
+            speeds, exchanges, overlaps = run_ranks(ranks, speed.measure, values, directory, options.seconds, num_threads=options.threads)[
+                0
+            ]
+            found.speeds.extend(speeds)
+            found.exchanges.extend(exchanges)
+            found.overlaps.extend(overlaps)
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "100000"  # or the C library of the processes to come keeps what tensors have freed
+        for engine in ENGINES if options.memory_ranks else ():
+            print(f"{engine}: memory on {options.memory_ranks} ranks", file=sys.stderr, flush=True)
+            found.memory.append(run_ranks(options.memory_ranks, memory.measure, engine, Path(folder, "memory", engine))[0])
+    found = found.model_copy(update={"speeds": _beside_one_rank(found.speeds)})
+    if options.out:
+        found.write(options.out)
+    return found
+
+
+def _check(options: argparse.Namespace, values: dict[str, Any]) -> None:
+    problems = []
+    if len(set(options.ranks)) < len(options.ranks) or min(options.ranks) < 1:
+        problems.append(f"--ranks is {' '.join(map(str, options.ranks))}; give different numbers from 1.")
+    if options.memory_ranks not in _MEMORY_RANKS:
+        problems.append(
+            f"--memory-ranks is {options.memory_ranks}, by which the batch of {memory.BATCH_SIZE} does not divide; "
+            f"give {', '.join(map(str, _MEMORY_RANKS[:-1]))} or {_MEMORY_RANKS[-1]}."
+        )
+    for option, ranks in (("--ranks", max(options.ranks)), ("--memory-ranks", options.memory_ranks)):
+        if torch.cuda.is_available() and ranks > torch.cuda.device_count():
+            problems.append(f"{option} is {ranks}, but there are {torch.cuda.device_count()} GPUs here; give at most that.")
+    if options.threads < 1:
+        problems.append(f"--threads is {options.threads}; give at least 1.")
+    if not options.seconds > 0:
+        problems.append(f"--seconds is {options.seconds:g}; give more than 0.")
+    if problems:
+        raise InputError(problems)
+    with tempfile.TemporaryDirectory(prefix="distgan-bench-") as folder:
+        for ranks in options.ranks:
+            for engine in ENGINES.values():
+                check(validate(values | {"run": {"dir": str(Path(folder, "run"))}, "engine": values["engine"] | engine}), ranks)
+
+
+def _changed(config: TrainConfig) -> dict[str, object]:
+    defaults = parse_command(["--model.name", config.model.name]).config
+    changed = changed_fields(defaults.model_dump(), config.model_dump())
+    return {field: now for field, (_, now) in changed.items() if not field.startswith(("run.", "metrics."))}
+
+
+def _beside_one_rank(speeds: list[Speed]) -> list[Speed]:
+    alone = {speed.engine: speed.images_per_second for speed in speeds if speed.ranks == 1}
+    return [
+        speed.model_copy(update={"times_one_rank": speed.images_per_second / alone[speed.engine]})
+        if speed.ranks > 1 and speed.engine in alone
+        else speed
+        for speed in speeds
+    ]

@@ -1,0 +1,51 @@
+"""Running a function on several ranks of this machine, in processes of their own."""
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from torch.multiprocessing.spawn import spawn
+
+from distgan.distributed import World
+from distgan.process import leave
+
+TIMEOUT_SECONDS = 120.0  # for which a rank waits for the others
+
+
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, num_threads: int = 1) -> list[Any]:
+    """Call `function(world, *arguments)` on `world_size` new processes in one process group; the results by rank.
+
+    Args:
+        function: at the top of a module, as the processes import it; so are its arguments and results pickled.
+        num_threads: of torch in each process.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: with the traceback of the first rank that failed.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.Manager().dict()
+    spawn(_main, (world_size, port, results, num_threads, function, arguments), nprocs=world_size)
+    return [results[rank] for rank in range(world_size)]
+
+
+def _main(
+    rank: int, world_size: int, port: int, results: Any, num_threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(num_threads)
+    world = World.from_environment()
+    with world.process_group(TIMEOUT_SECONDS, even_alone=True):
+        results[rank] = function(world, *arguments)
+    leave(0)
