@@ -127,6 +127,9 @@ class EngineOptions(Section):
     )
     accumulation_steps: int = Field(default=1, ge=1, description="micro-batches per step, to lower memory; batch norm sees one micro-batch")
     timeout_seconds: float = Field(default=600.0, gt=0, description="how long a rank waits for the others before it gives up, in seconds")
+    evaluation_timeout_seconds: float = Field(
+        default=7200.0, gt=0, description="the same while rank 0 alone draws, saves or evaluates, in seconds"
+    )
 
     @property
     def needs_process_group(self) -> bool:

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -20,30 +21,38 @@ class World:
     size: int
     local_rank: int
     device: torch.device
+    num_nodes: int = 1
+    _patient_group: list[dist.ProcessGroup] = field(default_factory=list, init=False, repr=False, compare=False)  # one, while there is any
 
     @classmethod
     def from_environment(cls) -> "World":
-        """From the variables that torchrun sets; without them a world of one.
+        """From the variables that torchrun (or DeepSpeed's launcher) sets; without them a world of one.
 
         Raises:
             InputError: a variable is no number, or there are fewer GPUs than ranks on this node.
         """
         rank, size, local_rank = _integer("RANK", 0), _integer("WORLD_SIZE", 1), _integer("LOCAL_RANK", 0)
+        num_nodes = _integer("GROUP_WORLD_SIZE", _integer("CROSS_SIZE", 1))
         if not torch.cuda.is_available():
-            return cls(rank, size, local_rank, torch.device("cpu"))
+            return cls(rank, size, local_rank, torch.device("cpu"), num_nodes)
         if local_rank >= torch.cuda.device_count():
             raise InputError(
                 f"LOCAL_RANK is {local_rank}, but this node has {torch.cuda.device_count()} GPUs; start at most as many processes on it."
             )
-        return cls(rank, size, local_rank, torch.device("cuda", local_rank))
+        return cls(rank, size, local_rank, torch.device("cuda", local_rank), num_nodes)
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     @contextmanager
-    def process_group(self, timeout_seconds: float, even_alone: bool = False) -> Iterator[None]:
-        """The group of all ranks: gloo for CPU tensors, nccl for GPU tensors; on one rank only if it is to be there `even_alone`."""
+    def process_group(self, timeout_seconds: float, patience_seconds: float, even_alone: bool = False) -> Iterator[None]:
+        """The group of all ranks: gloo for CPU tensors, nccl for GPU tensors; on one rank only if it is to be there `even_alone`.
+
+        Args:
+            timeout_seconds: for which a rank waits for the others in an exchange before it gives up.
+            patience_seconds: the same at the end of `rank_0_works`.
+        """
         if self.size == 1 and not even_alone:
             yield
             return
@@ -58,11 +67,20 @@ class World:
             device_id=self.device if on_gpu else None,
             store=dist.HashStore() if self.size == 1 else None,  # pyright: ignore[reportPrivateImportUsage]
         )
+        self._patient_group.append(cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(seconds=patience_seconds))))
         try:
             yield
             dist.barrier()  # a rank that hung up while another is still in its last exchange could bring that one down
         finally:
+            self._patient_group.clear()
             dist.destroy_process_group()
+
+    @contextmanager
+    def rank_0_works(self) -> Iterator[None]:
+        """Rank 0 may take long within this, as to save, draw or evaluate; at the end the others wait for it, with patience. Collective."""
+        yield
+        for group in self._patient_group:
+            dist.barrier(group)
 
     def broadcast_integer(self, value: int) -> int:
         """Rank 0's value, on every rank. Collective."""

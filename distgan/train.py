@@ -52,7 +52,8 @@ def train(config: TrainConfig, world: World, preflight: Preflight) -> int:
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest().listening())
         stack.enter_context(directory.held(config) if world.is_main else nullcontext())
-        stack.enter_context(world.process_group(config.engine.timeout_seconds, config.engine.needs_process_group))
+        engine = config.engine
+        stack.enter_context(world.process_group(engine.timeout_seconds, engine.evaluation_timeout_seconds, engine.needs_process_group))
         stack.enter_context(exporter.serving(config.metrics.host, config.metrics.port and config.metrics.port + world.local_rank))
         traffic = stack.enter_context(Traffic().counting())  # before an engine keeps references to what it wraps
         with built_trainer(config, world, preflight, exporter, traffic) as trainer:
@@ -73,7 +74,10 @@ def _announce(trainer: Trainer, changes: dict[str, tuple[object, object]]) -> No
     """Say and log whether the run begins or goes on, what has changed since, and which operators serve."""
     reporter, resumed = trainer.reporter, trainer.state.iteration > 0
     reporter.event(
-        "resume" if resumed else "start", num_ranks=trainer.world.size, changed={name: now for name, (_, now) in changes.items()}
+        "resume" if resumed else "start",
+        num_ranks=trainer.world.size,
+        num_nodes=trainer.world.num_nodes,
+        changed={name: now for name, (_, now) in changes.items()},
     )
     if not resumed:
         reporter.say(f"Starting {trainer.samples_directory.parent}.")

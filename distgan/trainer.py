@@ -127,17 +127,21 @@ class Trainer:
         if self.state.just_crossed(self.schedule.samples_every_images):
             self._save_samples()
         if self.state.just_crossed(self.schedule.checkpoint_every_images):
-            try:
-                self.saver.save()
-            except OSError as error:  # a full disk may have room again at the next one
-                self.reporter.say(f"warning: the checkpoint of iteration {self.state.iteration} was not saved ({error}); the run goes on.")
+            with self.world.rank_0_works():
+                try:
+                    self.saver.save()
+                except OSError as error:  # a full disk may have room again at the next one
+                    self.reporter.say(
+                        f"warning: the checkpoint of iteration {self.state.iteration} was not saved ({error}); the run goes on."
+                    )
 
     def _finish(self) -> None:
         """A log line, a grid and a checkpoint always mark the end of a sitting."""
         self._check_agreement()
         self._log()
         self._save_samples()
-        self.saver.save()
+        with self.world.rank_0_works():
+            self.saver.save()
         self.reporter.close()
 
     def _log(self) -> None:
@@ -150,7 +154,7 @@ class Trainer:
                 )
 
     def _save_samples(self) -> None:
-        with self.generator_engine.whole():
+        with self.world.rank_0_works(), self.generator_engine.whole():
             for name, generator in (("raw", self.generator_phase.network), ("ema", self.ema.network)):
                 if self.world.is_main:
                     save_grid(sample(generator, self.grid_latents, self.grid_labels), self.grid_path(name))

@@ -46,6 +46,6 @@ def _main(
     }
     torch.set_num_threads(num_threads)
     world = World.from_environment()
-    with world.process_group(TIMEOUT_SECONDS, even_alone=True):
+    with world.process_group(TIMEOUT_SECONDS, TIMEOUT_SECONDS, even_alone=True):
         results[rank] = function(world, *arguments)
     leave(0)

@@ -1,10 +1,14 @@
 """The exchanges between ranks, each against one rank's arithmetic on the joined data."""
 
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from torch import nn
 
 from distgan.bench.ranks import run_ranks
@@ -147,3 +151,33 @@ def test_alone_a_hand_is_known_at_once() -> None:
     world = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
     assert [AnyRank(world)(raised) for raised in (False, True)] == [False, True]
     assert world.broadcast_integer(3) == 3
+
+
+def _slow_save(world: World, directory: Path, patient: bool) -> str:
+    """A run whose rank 0 needs longer for its checkpoint than ranks wait for each other in training."""
+    with trainer_of(settings(directory / "run", train={"total_kimg": 0.1}, checkpoint={"every_kimg": 0.05}), world) as trainer:
+        dist.barrier()
+        groups = [dist.group.WORLD, *([] if patient else world._patient_group)]
+        for group in groups:  # not from the start, as processes start at different times
+            assert group is not None
+            group._get_backend(torch.device("cpu"))._set_default_timeout(timedelta(seconds=3))
+        save = trainer.saver.save
+
+        def slow() -> None:
+            trainer.saver.save = save
+            time.sleep(6 if world.is_main else 0)
+            save()
+
+        trainer.saver.save = slow  # once
+        trainer.fit(lambda: False)
+    return "done"
+
+
+def test_the_others_have_patience_with_rank_0(tmp_path: Path) -> None:
+    assert run_ranks(2, _slow_save, tmp_path, True) == ["done", "done"]
+
+
+def test_without_patience_they_give_up(tmp_path: Path) -> None:
+    """What the patience is for, and that a rank does not wait for ever."""
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match=r"imed out|closed by peer"):
+        run_ranks(2, _slow_save, tmp_path, False)

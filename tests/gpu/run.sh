@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in under 8 minutes: compiles for the GPU that is here, runs the operators' tests on it, runs
+# Everything that only a GPU can show, in under 10 minutes: compiles for the GPU that is here, runs the operators' tests on it, runs
 # them under compute-sanitizer, measures them. Leaves bench.json, summary.json and a log of each step. Written without a GPU at hand.
 #
 # tests/gpu/run.sh                       # results in build/gpu/
-# PYTHON=python3 tests/gpu/run.sh DIR    # needs torch with CUDA, ninja, pybind11, pytest, pytest-timeout and what distgan depends on
+# PYTHON=python3 tests/gpu/run.sh DIR    # needs torch with CUDA, ninja, pybind11, pytest, pytest-timeout and what distgan depends on; deepspeed for the engines
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 results=$(realpath -m "${1:-build/gpu}")
@@ -37,12 +37,13 @@ grep -q 'Operators on cuda: compiled' "$results/operators.log" || {
     cat "$results/operators.log" >&2
     exit 1
 }
-gpu_tests=("$python" -m pytest -q -p no:cacheprovider tests/gpu)
+gpu_tests=("$python" -m pytest -q -p no:cacheprovider tests/gpu/test_operators.py)
 step gpu_tests 60 "${gpu_tests[@]}"
 step unit_tests 90 "$python" -m pytest -q -p no:cacheprovider tests/unit/ops -k cuda --ignore tests/unit/ops/test_build.py
 for tool in memcheck racecheck; do
     step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "${gpu_tests[@]}" -k 'current_stream or derivative'
 done
+step engines 120 "$python" -m pytest -q -p no:cacheprovider tests/gpu/test_training.py
 step bench 100 "$python" -m distgan.bench ops --device cuda --seconds 0.5 --out "$results/bench.json"
 
 "$python" - "$results" <<'END'

@@ -45,6 +45,7 @@ def report(options: argparse.Namespace, settings: Sequence[str]) -> EnginesRepor
     config = parse_command([*settings, "--metrics.port", "0"]).config
     values: dict[str, Any] = json.loads(config.model_dump_json())
     _check(options, values)
+    torch.set_num_threads(options.threads)  # as in each rank
     found = EnginesReport(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=Machine.find(),
@@ -64,7 +65,6 @@ def report(options: argparse.Namespace, settings: Sequence[str]) -> EnginesRepor
         for ranks in sorted(options.ranks):
             print(f"{', '.join(ENGINES)} on {ranks} ranks", file=sys.stderr, flush=True)
             directory = Path(folder, str(ranks))
-            directory.mkdir()
             speeds, exchanges, overlaps = run_ranks(ranks, speed.measure, values, directory, options.seconds, num_threads=options.threads)[
                 0
             ]

@@ -25,6 +25,7 @@ _ALL_SHARDED = '{"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 def trainer_under(engine: str, settings: dict[str, Any], world: World, directory: Path, traffic: Traffic) -> Iterator[Trainer]:
     """A new run of these settings (nested, as of distgan.train) in `directory`. Collective."""
     options = settings.get("engine", {}) | ENGINES[engine]
+    directory.mkdir(parents=True, exist_ok=True)
     if options["name"] == "deepspeed" and options.get("deepspeed_config") is None:
         file = directory / f"deepspeed-{world.rank}.json"
         file.write_text(_ALL_SHARDED)

@@ -30,10 +30,10 @@ def measure(world: World, engine: str, directory: Path) -> Memory:
     """One engine in a process that has held no other. Collective, `bench.ranks.run_ranks` calls it."""
     small_batch = {"train": {"batch_size": BATCH_SIZE}, "data": {"num_workers": 1}}
     traffic = Traffic()
-    with trainer_under(engine, NARROW | small_batch, world, _made(directory / "narrow"), traffic) as trainer:
+    with trainer_under(engine, NARROW | small_batch, world, directory / "narrow", traffic) as trainer:
         trainer.iterate()  # what is loaded and made at first use is no network's
     before = _resident_bytes(world)
-    with trainer_under(engine, WIDE | small_batch, world, _made(directory / "wide"), traffic) as trainer:
+    with trainer_under(engine, WIDE | small_batch, world, directory / "wide", traffic) as trainer:
         trainer.iterate()
         between_steps = _resident_bytes(world) - before
         before_step = _before_step(world, trainer) - before
@@ -51,11 +51,6 @@ def measure(world: World, engine: str, directory: Path) -> Memory:
         expected_before_step=expected[True] / 1e6,
         peak=peak / 1e6,
     )
-
-
-def _made(directory: Path) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
 
 
 def _before_step(world: World, trainer: Trainer) -> int:

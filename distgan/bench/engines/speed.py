@@ -33,6 +33,7 @@ def measure(world: World, settings: dict[str, Any], directory: Path, seconds: fl
         if world.size == 1:
             return speeds, [], []
         exchanges = [one for name, trainer in trainers.items() for one in _exchanges(world, name, trainer, traffic)]
+        exchanges.sort(key=lambda one: _NETWORKS.index(one.network))
         return speeds, exchanges, [_overlap(world, BASELINE, trainers[BASELINE], network, traffic) for network in _NETWORKS]
 
 

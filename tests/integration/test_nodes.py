@@ -1,0 +1,45 @@
+"""Several nodes, each with an agent of its own: here all on one machine."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distgan import checkpoint
+
+SMALL = ["--train.total_kimg", "0.192", "--metrics.port", "0", "--model.name", "mlp", "--model.generator_sizes", "32"]
+
+
+def _agents(num_nodes: int, ranks_per_node: int, run: Path, *arguments: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    nodes = ["--nnodes", str(num_nodes), "--nproc_per_node", str(ranks_per_node)]
+    meeting = [*nodes, "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    program = ["-m", "distgan.train", *SMALL, "--run.dir", str(run), *arguments]
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *meeting, "--node_rank", str(node), *program], stderr=subprocess.PIPE, text=True
+        )
+        for node in range(num_nodes)
+    ]
+    for agent in agents:
+        _, printed = agent.communicate(timeout=240)
+        assert agent.returncode == 0, printed
+        assert "Warning" not in printed, printed
+
+
+@pytest.mark.parametrize("arguments", [[], ["--engine.name", "deepspeed", "--engine.zero_stage", "2"]], ids=["ddp", "deepspeed"])
+def test_two_nodes_train_what_one_node_trains(arguments: list[str], tmp_path: Path) -> None:
+    _agents(2, 1, tmp_path / "two", *arguments)
+    start = json.loads((tmp_path / "two" / "log.jsonl").read_text().splitlines()[0])
+    assert (start["num_nodes"], start["num_ranks"]) == (2, 2)
+    _agents(1, 2, tmp_path / "one", *arguments)
+    two, one = (checkpoint.load(tmp_path / name / "checkpoints", 3).tensors for name in ("two", "one"))
+    assert two.keys() == one.keys()
+    for group, tensors in one.items():
+        assert all(torch.equal(two[group][name], value) for name, value in tensors.items()), group
