@@ -300,12 +300,35 @@ def _sitting(world: World, directory: Path, sections: dict[str, Any], iterations
         return everything(trainer)
 
 
+def _sittings(world: World, directories: dict[str, Path], engines: dict[str, tuple[str, int]], iterations: int) -> dict[str, Any]:
+    """The same sitting of several journeys, one after the other in the same processes."""
+    cell = CELLS["wgan_gp-double_backward-accumulation1"]
+    return {
+        journey: _sitting(world, directories[journey], under(engine, stage, cell), iterations)
+        for journey, (engine, stage) in engines.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def arrived(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """For each journey, what its ranks hold at its end."""
+    directories = {journey: tmp_path_factory.mktemp("journey") for journey in JOURNEYS}
+    found: dict[str, list[dict[str, torch.Tensor]]] = {}
+    for sitting, iterations in enumerate((FIRST, SECOND)):
+        stops = {journey: stops[sitting] for journey, stops in JOURNEYS.items()}
+        for number in sorted({ranks for _, _, ranks in stops.values()}):
+            engines = {journey: (engine, stage) for journey, (engine, stage, ranks) in stops.items() if ranks == number}
+            results = run_ranks(number, _sittings, directories, engines, iterations)
+            found |= {journey: [of_rank[journey] for of_rank in results] for journey in engines}
+    return found
+
+
 @pytest.mark.parametrize("journey", JOURNEYS)
-def test_a_checkpoint_goes_on_under_another_engine_and_on_other_ranks(journey: str, one_rank: Result, tmp_path: Path) -> None:
-    found: list[dict[str, torch.Tensor]] = []
-    for (engine, stage, ranks), iterations in zip(JOURNEYS[journey], (FIRST, SECOND), strict=True):
-        found = run_ranks(ranks, _sitting, tmp_path, under(engine, stage, CELLS["wgan_gp-double_backward-accumulation1"]), iterations)
+def test_a_checkpoint_goes_on_under_another_engine_and_on_other_ranks(
+    journey: str, one_rank: Result, arrived: dict[str, list[dict[str, torch.Tensor]]]
+) -> None:
     assert FIRST + SECOND == ITERATIONS
-    for rank, result in enumerate(found):
+    assert len(arrived[journey]) == JOURNEYS[journey][-1][-1]
+    for rank, result in enumerate(arrived[journey]):
         error, name = worst_error(result, one_rank["wgan_gp-double_backward-accumulation1", 0])
         assert error < TOLERANCE, f"rank {rank}: {name} differs by {error:.1e}"
