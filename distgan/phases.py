@@ -101,7 +101,7 @@ class DiscriminatorPhase(Phase[Discriminator]):
         return self.penalty(batch) if part == "penalty" else self.loss(batch)
 
     def penalty(self, batch: Batch) -> tuple[Tensor, Statistics]:
-        """In full precision: the gradient of an exact one in bf16 is off by 1.6 % in the default network, and differences would be rounding."""
+        """In full precision: in bf16 an exact gradient is off by 1.6 % in the default network, and differences would be rounding."""
         penalty = self.gradient_penalty
         assert penalty is not None
         assert batch.fake_images is not None
