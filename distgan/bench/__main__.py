@@ -18,6 +18,7 @@ from distgan.bench import engines, goals, ops
 from distgan.bench.engines import command
 from distgan.bench.machine import Machine
 from distgan.bench.measure import Row, measure
+from distgan.bench.record import problems_of
 from distgan.bench.report import Report
 from distgan.errors import InputError
 from distgan.ops import library
@@ -78,13 +79,9 @@ def _chosen(rows: list[Row], substrings: list[str]) -> list[Row]:
 
 
 def _checked_device(options: argparse.Namespace) -> torch.device:
-    problems = []
+    problems = problems_of(options)
     if options.device == "cuda" and not torch.cuda.is_available():
         problems.append("--device is 'cuda', but torch finds no GPU here; leave it out or give cpu.")
-    if options.threads < 1:
-        problems.append(f"--threads is {options.threads}; give at least 1.")
-    if not options.seconds > 0:
-        problems.append(f"--seconds is {options.seconds:g}; give more than 0.")
     if problems:
         raise InputError(problems)
     return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))

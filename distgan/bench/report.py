@@ -1,20 +1,10 @@
 """What a benchmark found: written as JSON, printed as tables."""
 
-from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict
-
-from distgan.bench.machine import Machine
+from distgan.bench.record import BenchmarkRun, Record
 from distgan.bench.table import table
-from distgan.errors import InputError
-from distgan.files import write_atomically
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")  # a NaN is no "not measured"
-
-
-class Timing(_Record):
+class Timing(Record):
     """One contestant of a row. None stands where a figure has no meaning."""
 
     contestant: str
@@ -31,14 +21,14 @@ class Timing(_Record):
     launches: int | None  # kernels, copies and fills of one call; on a GPU only
 
 
-class NotRun(_Record):
+class NotRun(Record):
     """A contestant that could not run here."""
 
     contestant: str
     reason: str
 
 
-class RowResult(_Record):
+class RowResult(Record):
     """All contestants of one task on data of one size."""
 
     group: str
@@ -51,34 +41,17 @@ class RowResult(_Record):
         return next((timing for timing in self.timings if timing.contestant == contestant), None)
 
 
-class Report(_Record):
-    """One run of a benchmark."""
+class Report(BenchmarkRun):
+    """One run of a benchmark of operators."""
 
-    benchmark: str
-    date: str  # ISO 8601
-    device: str  # cpu or cuda
-    machine: Machine
     seconds_per_row: float
     rows: list[RowResult]
-
-    def write(self, path: Path) -> None:
-        """Write the JSON, so that a run that is killed leaves the rows before.
-
-        Raises:
-            InputError: it cannot be written there.
-        """
-        try:
-            write_atomically(path, (self.model_dump_json(indent=1) + "\n").encode())
-        except OSError as error:
-            raise InputError(f"--out is {str(path)!r}, which cannot be written ({error.strerror}); give another path.") from None
 
     def head(self) -> str:
         """What was measured on what, and how to read the tables."""
         return "\n".join(
             [
-                f"distgan.bench {self.benchmark}, {self.date}, commit {self.machine.commit or 'unknown'}"
-                f"{' with changes' if self.machine.uncommitted_changes else ''}",
-                *self.machine.lines(self.device),
+                *self.origin(),
                 "ms: median and quartiles of a call, in turns. x: median of the baseline (*) over this one's, above 1 is faster.",
                 "GB/s: the least that has to be read and written; % of copy: of the bandwidth of torch._foreach_copy_ in the same turns.",
                 "differs: Euclidean norm of the difference from the baseline's result over that of the result.",

@@ -17,6 +17,7 @@ from distgan.bench.engines.contestants import ENGINES
 from distgan.bench.engines.report import EnginesReport, Speed
 from distgan.bench.machine import Machine
 from distgan.bench.ranks import run_ranks
+from distgan.bench.record import problems_of
 from distgan.build import check
 from distgan.cli import parse_command, validate
 from distgan.config import TrainConfig, changed_fields
@@ -47,6 +48,7 @@ def report(options: argparse.Namespace, settings: Sequence[str]) -> EnginesRepor
     _check(options, values)
     torch.set_num_threads(options.threads)  # as in each rank
     found = EnginesReport(
+        benchmark=options.benchmark,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=Machine.find(),
         device="cuda" if torch.cuda.is_available() else "cpu",
@@ -82,7 +84,7 @@ def report(options: argparse.Namespace, settings: Sequence[str]) -> EnginesRepor
 
 
 def _check(options: argparse.Namespace, values: dict[str, Any]) -> None:
-    problems = []
+    problems = problems_of(options)
     if len(set(options.ranks)) < len(options.ranks) or min(options.ranks) < 1:
         problems.append(f"--ranks is {' '.join(map(str, options.ranks))}; give different numbers from 1.")
     if options.memory_ranks not in _MEMORY_RANKS:
@@ -93,10 +95,6 @@ def _check(options: argparse.Namespace, values: dict[str, Any]) -> None:
     for option, ranks in (("--ranks", max(options.ranks)), ("--memory-ranks", options.memory_ranks)):
         if torch.cuda.is_available() and ranks > torch.cuda.device_count():
             problems.append(f"{option} is {ranks}, but there are {torch.cuda.device_count()} GPUs here; give at most that.")
-    if options.threads < 1:
-        problems.append(f"--threads is {options.threads}; give at least 1.")
-    if not options.seconds > 0:
-        problems.append(f"--seconds is {options.seconds:g}; give more than 0.")
     if problems:
         raise InputError(problems)
     with tempfile.TemporaryDirectory(prefix="distgan-bench-") as folder:

@@ -1,26 +1,17 @@
 """What the benchmark of the engines found: written as JSON, printed as tables."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from distgan.bench.machine import Machine
+from distgan.bench.record import BenchmarkRun, Record
 from distgan.bench.table import table
-from distgan.errors import InputError
-from distgan.files import write_atomically
 
 BASELINE = "ddp"
 Network = Literal["discriminator", "generator"]
 _WIDTH = 60  # characters of a timeline
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Speed(_Record):
+class Speed(Record):
     """One engine on so many ranks. The engines of a number of ranks took turns."""
 
     ranks: int
@@ -33,7 +24,7 @@ class Speed(_Record):
     times_one_rank: float | None  # images/s over those of the same engine on one rank; None: that was not measured
 
 
-class Exchange(_Record):
+class Exchange(Record):
     """What each rank sends in an iteration, were all exchanges done on a ring."""
 
     ranks: int
@@ -44,7 +35,7 @@ class Exchange(_Record):
     milliseconds: float  # in which an exchange was under way, waiting for other ranks included
 
 
-class Overlap(_Record):
+class Overlap(Record):
     """One backward pass of a network's loss; times in ms since its first gradient was there."""
 
     ranks: int
@@ -60,7 +51,7 @@ class Overlap(_Record):
         return sum(max(0.0, min(end, self.last_gradient_ms) - begin) for _, begin, end in self.exchanges) / total if total else 0.0
 
 
-class Memory(_Record):
+class Memory(Record):
     """What a rank holds of the networks, gradients, optimizers and the average, in MB (10^6 bytes)."""
 
     ranks: int
@@ -73,12 +64,9 @@ class Memory(_Record):
     peak: float  # within an iteration
 
 
-class EnginesReport(_Record):
+class EnginesReport(BenchmarkRun):
     """One run of the benchmark."""
 
-    date: str  # ISO 8601
-    machine: Machine
-    device: str  # cpu or cuda
     settings: dict[str, object]  # that differ from the defaults of distgan.train
     batch_size: int
     penalty_every: int | None
@@ -88,25 +76,12 @@ class EnginesReport(_Record):
     overlaps: list[Overlap]
     memory: list[Memory]
 
-    def write(self, path: Path) -> None:
-        """Write the JSON.
-
-        Raises:
-            InputError: it cannot be written there.
-        """
-        try:
-            write_atomically(path, (self.model_dump_json(indent=1) + "\n").encode())
-        except OSError as error:
-            raise InputError(f"--out is {str(path)!r}, which cannot be written ({error.strerror}); give another path.") from None
-
     def head(self) -> str:
         """What was measured on what, and how to read the tables."""
         settings = ", ".join(f"{field} {value}" for field, value in self.settings.items()) or "the defaults"
         return "\n".join(
             [
-                f"distgan.bench engines, {self.date}, commit {self.machine.commit or 'unknown'}"
-                f"{' with changes' if self.machine.uncommitted_changes else ''}",
-                *self.machine.lines(self.device),
+                *self.origin(),
                 f"settings: {settings}; global batch {self.batch_size}, "
                 + (f"a penalty in every {self.penalty_every}. step" if self.penalty_every else "no penalty"),
             ]

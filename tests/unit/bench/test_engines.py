@@ -27,6 +27,7 @@ OVERLAP = Overlap(
     ranks=2, engine="ddp", network="generator", last_gradient_ms=30.0, exchanges=[(1.5, 10.0, 20.0), (0.5, 25.0, 35.0), (0.25, 40.0, 60.0)]
 )
 REPORT = EnginesReport(
+    benchmark="engines",
     date="2026-01-02T03:04:05+00:00",
     machine=Machine.find(),
     device="cpu",
@@ -91,3 +92,10 @@ def test_what_a_rank_is_expected_to_hold() -> None:
         "ZeRO 3": (4 + 4 + 4 + 8) / 4 * 200,
     }
     assert _expected_bytes("ZeRO 2", 100, 100, 4, False) - 400 == (4 + 12 / 4) * 200
+
+
+@pytest.mark.parametrize("name", ["engines-cpu", "engines-cpu-wide"])
+def test_the_documented_tables_are_of_the_recorded_figures(name: str) -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    report = EnginesReport.model_validate_json((docs / "benchmarks" / f"{name}.json").read_text())
+    assert f"{report.head()}\n\n{report.tables()}\n```" in (docs / "engines.md").read_text()
