@@ -32,13 +32,15 @@ def _two_free_ports() -> int:
     raise AssertionError("no two ports are free")
 
 
-def _images_total(port: int) -> float:
+def _scraped(port: int) -> dict[str, float]:
+    """The samples of a rank by name, those of a phase by name and phase; empty while nobody serves."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             families = text_string_to_metric_families(response.read().decode())
-            return next(sample.value for family in families for sample in family.samples if sample.name == "distgan_images_total")
+            samples = [sample for family in families for sample in family.samples]
+            return {f"{sample.name} {sample.labels.get('phase', '')}".strip(): sample.value for sample in samples}
     except OSError:
-        return 0.0
+        return {}
 
 
 def test_every_rank_serves_its_own_metrics(tmp_path: Path) -> None:
@@ -51,10 +53,16 @@ def test_every_rank_serves_its_own_metrics(tmp_path: Path) -> None:
         agent = subprocess.Popen(command, stderr=stderr)
     try:
         deadline = time.monotonic() + GUARD_SECONDS
-        while min(_images_total(port), _images_total(port + 1)) < 640:
+        # The last of them is there with the first log line, after 1,024 images.
+        while not all("distgan_collective_bytes_total generator" in _scraped(port + rank) for rank in (0, 1)):
             assert agent.poll() is None, (tmp_path / "stderr").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        for scraped in (_scraped(port), _scraped(port + 1)):
+            assert scraped["distgan_images_total"] > 500, "half of them on each rank"
+            for phase in ("discriminator", "generator"):
+                assert scraped[f"distgan_collective_bytes_total {phase}"] > 0
+                assert 0 < scraped[f"distgan_collective_seconds_total {phase}"] <= 1.01 * scraped[f"distgan_phase_seconds_total {phase}"]
     finally:
         agent.send_signal(signal.SIGTERM)
         agent.wait(GUARD_SECONDS)
