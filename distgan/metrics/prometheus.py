@@ -52,7 +52,8 @@ class Exporter:
                 server, thread = prometheus_client.start_http_server(port, host, self.registry)
             except OSError as error:
                 print(
-                    f"warning: metrics.port: {host}:{port} cannot be served ({error.strerror}); the run goes on without.",
+                    f"warning: metrics.port: {host}:{port} cannot be served ({error.strerror}); the run goes on without. "
+                    "Set metrics.port to a free one.",
                     file=sys.stderr,
                 )
         try:

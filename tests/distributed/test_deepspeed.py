@@ -220,7 +220,6 @@ OWN_SETTINGS = {
         "allgather_bucket_size": 300,
         "overlap_comm": True,
     },
-    "zero_force_ds_cpu_optimizer": False,
 }
 OF_STAGE_3 = {"stage3_param_persistence_threshold": 100, "sub_group_size": 700, "stage3_prefetch_bucket_size": 200}
 

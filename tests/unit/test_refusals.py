@@ -147,6 +147,38 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         _with("--engine.zero_stage", "1"),
         ["engine.zero_stage is 1, but engine.name is 'ddp'; set that to deepspeed, or leave it out"],
     ),
+    "fields that DeepSpeed does not know": (
+        _deepspeed('{"zero_optimisation": {}, "zero_optimization": {"reduce_buket_size": 5}}'),
+        [
+            "zero_optimisation in engine.deepspeed_config",
+            "did you mean zero_optimization?",
+            "zero_optimization.reduce_buket_size",
+            "did you mean reduce_bucket_size?",
+        ],
+    ),
+    "values that DeepSpeed cannot take": (
+        _deepspeed('{"steps_per_print": "x", "zero_optimization": {"reduce_bucket_size": -5, "offload_optimizer": {"device": "disk"}}}'),
+        [
+            "steps_per_print is 'x'",
+            "zero_optimization.reduce_bucket_size is -5",
+            "greater than 0",
+            "offload_optimizer.device is 'disk'",
+            "input should be 'none', 'cpu'",
+        ],
+    ),
+    "another precision of DeepSpeed's exchange": (
+        _deepspeed('{"communication_data_type": "fp16"}'),
+        ["communication_data_type in engine.deepspeed_config", "is nothing that it can set; leave it out"],
+    ),
+    "quantized weights": (
+        _deepspeed('{"zero_optimization": {"zero_quantized_weights": true}}', "--engine.zero_stage", "3"),
+        ["zero_optimization.zero_quantized_weights is set", "of which is not known that a run learns the same; leave it out"],
+    ),
+    "offloading that is not there": (
+        _deepspeed('{"zero_optimization": {"offload_optimizer": {"device": "nvme"}, "offload_param": {"device": "cpu"}}}'),
+        ["offload_optimizer.device is 'nvme'", "set it to cpu", "offload_param is set", "engine.zero_stage is 0; it needs stage 3"],
+    ),
+    "a key twice in a JSON": (_deepspeed('{"dump_state": true, "dump_state": false}'), ["the key 'dump_state' stands twice", "mend it"]),
     "fp16 under DeepSpeed": (
         _with("--engine.name", "deepspeed", "--precision.dtype", "fp16"),
         ["precision.dtype is 'fp16', but engine.name is 'deepspeed'", "set precision.dtype to bf16, or engine.name to ddp"],
@@ -173,18 +205,18 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         _deepspeed('{"train_batch_size": 32, "gradient_accumulation_steps": 2, "train_micro_batch_size_per_gpu": 16}'),
         [
             "train_batch_size is 32 in engine.deepspeed_config",
-            "but train.batch_size makes it 64; change one of them or leave it out there",
+            "but by train.batch_size it is 64; change one of them or leave it out there",
             "gradient_accumulation_steps is 2",
             "train_micro_batch_size_per_gpu is 16",
         ],
     ),
     "another stage for DeepSpeed": (
         _deepspeed('{"zero_optimization": {"stage": 2}}', "--engine.zero_stage", "1"),
-        ["zero_optimization.stage is 2 in engine.deepspeed_config", "engine.zero_stage makes it 1"],
+        ["zero_optimization.stage is 2 in engine.deepspeed_config", "by engine.zero_stage it is 1"],
     ),
     "DeepSpeed's default clipping": (
         _deepspeed('{"gradient_clipping": 1.0}'),
-        ["gradient_clipping is 1.0", "discriminator_optimizer.max_gradient_norm makes it 0.0"],
+        ["gradient_clipping is 1.0", "discriminator_optimizer.max_gradient_norm it is 0.0"],
     ),
     "an optimizer of DeepSpeed's": (
         _deepspeed('{"optimizer": {"type": "Adam"}, "fp16": {"enabled": true}}'),

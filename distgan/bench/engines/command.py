@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from distgan.bench.engines import memory, speed
-from distgan.bench.engines.contestants import ENGINES
+from distgan.bench.engines.contestants import ENGINES, engine_options
 from distgan.bench.engines.report import EnginesReport, Speed
 from distgan.bench.machine import Machine
 from distgan.bench.ranks import run_ranks
@@ -32,7 +32,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch in each rank (default: 1)")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="time for each number of ranks, at least (default: 20)")
     parser.add_argument(
-        "--memory-ranks", type=int, default=4, metavar="N", help="ranks on which a rank's memory is measured (default: 4; 0: it is not)"
+        "--memory-ranks",
+        type=int,
+        default=4,
+        metavar="N",
+        help="ranks on which memory is measured, with two networks of ten million parameters, in a minute (default: 4; 0: it is not)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures to this JSON file")
 
@@ -65,7 +69,7 @@ def report(options: argparse.Namespace, settings: Sequence[str]) -> EnginesRepor
         found.write(options.out)  # now, so that a path that cannot be written is refused before anything is measured
     with tempfile.TemporaryDirectory(prefix="distgan-bench-") as folder:
         for ranks in sorted(options.ranks):
-            print(f"{', '.join(ENGINES)} on {ranks} ranks", file=sys.stderr, flush=True)
+            print(f"{', '.join(ENGINES)} on {ranks} rank{'s' * (ranks > 1)}", file=sys.stderr, flush=True)
             directory = Path(folder, str(ranks))
             speeds, exchanges, overlaps = run_ranks(ranks, speed.measure, values, directory, options.seconds, num_threads=options.threads)[
                 0
@@ -87,6 +91,10 @@ def _check(options: argparse.Namespace, values: dict[str, Any]) -> None:
     problems = problems_of(options)
     if len(set(options.ranks)) < len(options.ranks) or min(options.ranks) < 1:
         problems.append(f"--ranks is {' '.join(map(str, options.ranks))}; give different numbers from 1.")
+    if (values["engine"]["name"], values["engine"]["zero_stage"]) != ("ddp", 0):
+        problems.append("engine.name or engine.zero_stage is given, but every engine takes part; leave them out.")
+    if values["precision"]["dtype"] == "fp16":
+        problems.append("precision.dtype is 'fp16', in which DeepSpeed cannot take part; set it to bf16 or fp32.")
     if options.memory_ranks not in _MEMORY_RANKS:
         problems.append(
             f"--memory-ranks is {options.memory_ranks}, by which the batch of {memory.BATCH_SIZE} does not divide; "
@@ -99,8 +107,8 @@ def _check(options: argparse.Namespace, values: dict[str, Any]) -> None:
         raise InputError(problems)
     with tempfile.TemporaryDirectory(prefix="distgan-bench-") as folder:
         for ranks in options.ranks:
-            for engine in ENGINES.values():
-                check(validate(values | {"run": {"dir": str(Path(folder, "run"))}, "engine": values["engine"] | engine}), ranks)
+            for engine in ENGINES:
+                check(validate(values | {"run": {"dir": str(Path(folder, "run"))}, "engine": engine_options(engine, values)}), ranks)
 
 
 def _changed(config: TrainConfig) -> dict[str, object]:

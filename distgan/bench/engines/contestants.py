@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distgan.bench.engines.report import BASELINE
 from distgan.build import built_trainer, check
 from distgan.cli import validate
 from distgan.distributed import World
@@ -21,10 +22,16 @@ ENGINES: dict[str, dict[str, Any]] = {
 _ALL_SHARDED = '{"zero_optimization": {"stage3_param_persistence_threshold": 0}}'
 
 
+def engine_options(engine: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of distgan.train's section engine; DeepSpeed's own file is for DeepSpeed."""
+    options = settings.get("engine", {}) | ENGINES[engine]
+    return options | ({"deepspeed_config": None} if options["name"] == BASELINE else {})
+
+
 @contextmanager
 def trainer_under(engine: str, settings: dict[str, Any], world: World, directory: Path, traffic: Traffic) -> Iterator[Trainer]:
     """A new run of these settings (nested, as of distgan.train) in `directory`. Collective."""
-    options = settings.get("engine", {}) | ENGINES[engine]
+    options = engine_options(engine, settings)
     directory.mkdir(parents=True, exist_ok=True)
     if options["name"] == "deepspeed" and options.get("deepspeed_config") is None:
         file = directory / f"deepspeed-{world.rank}.json"
