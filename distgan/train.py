@@ -57,7 +57,7 @@ def train(config: TrainConfig, world: World, preflight: Preflight) -> int:
         stack.enter_context(exporter.serving(config.metrics.host, config.metrics.port and config.metrics.port + world.local_rank))
         traffic = stack.enter_context(Traffic().counting())  # before an engine keeps references to what it wraps
         with built_trainer(config, world, preflight, exporter, traffic) as trainer:
-            _announce(trainer, changes)
+            _announce(trainer, config, changes)
             done = trainer.fit(stop)
             what = "Done" if done else "Stopped; the same command goes on"
             trainer.reporter.say(f"{what} at {trainer.state.num_images / 1000:g} kimg. Picture: {trainer.grid_path('ema')}")
@@ -70,13 +70,16 @@ def _restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def _announce(trainer: Trainer, changes: dict[str, tuple[object, object]]) -> None:
-    """Say and log whether the run begins or goes on, what has changed since, and which operators serve."""
-    reporter, resumed = trainer.reporter, trainer.state.iteration > 0
+def _announce(trainer: Trainer, config: TrainConfig, changes: dict[str, tuple[object, object]]) -> None:
+    """Say and log whether the run begins or goes on, what has changed since, on what it runs, and which operators serve."""
+    reporter, resumed, world = trainer.reporter, trainer.state.iteration > 0, trainer.world
+    engine = "ddp" if config.engine.name == "ddp" else f"{config.engine.name}, ZeRO stage {config.engine.zero_stage}"
     reporter.event(
         "resume" if resumed else "start",
-        num_ranks=trainer.world.size,
-        num_nodes=trainer.world.num_nodes,
+        num_ranks=world.size,
+        num_nodes=world.num_nodes,
+        engine=engine,
+        precision=config.precision.dtype,
         changed={name: now for name, (_, now) in changes.items()},
     )
     if not resumed:
@@ -85,7 +88,12 @@ def _announce(trainer: Trainer, changes: dict[str, tuple[object, object]]) -> No
         reporter.say(f"Resuming {trainer.samples_directory.parent} at {trainer.state.num_images / 1000:g} kimg.")
     for field, (before, now) in changes.items():
         reporter.say(f"Changed since the last sitting: {field} from {before!r} to {now!r}.")
-    reporter.say(library.describe(trainer.world.device.type))
+    reporter.say(f"Engine: {engine}. Ranks: {world.size} on {_nodes(world.num_nodes)}. Precision: {config.precision.dtype}.")
+    reporter.say(library.describe(world.device.type))
+
+
+def _nodes(number: int) -> str:
+    return f"{number} nodes" if number > 1 else "one node"
 
 
 def describe(config: TrainConfig, world: World, preflight: Preflight) -> str:

@@ -18,7 +18,12 @@ from distgan.engine.deepspeed import import_deepspeed
 
 # Before it, ZeRO-2 gives wrong gradients without a word where a network runs twice in a step (DeepSpeed#8224), as a discriminator does.
 OLDEST = (0, 19, 4)
-# What a user's JSON may hold beside what the run decides and what is refused by a sentence of its own below.
+# What the run decides, and a JSON may repeat: see `_contradictions`.
+_DECIDED = (
+    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
+    "managed_gradient_accumulation",
+)
+# What else it may hold.
 _FREE = (
     *("zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "comms_logger", "flops_profiler"),
     *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state"),
@@ -30,10 +35,6 @@ _NOT_PROVEN = (
 )
 # What would replace the run's own optimizer or precision.
 _OPTIMIZERS = ("optimizer", "scheduler")
-_DECIDED = (
-    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
-    "managed_gradient_accumulation",
-)
 _PRECISIONS = ("fp16", "bf16", "bfloat16", "amp", "torch_autocast")
 
 

@@ -38,6 +38,7 @@ def test_two_nodes_train_what_one_node_trains(arguments: list[str], tmp_path: Pa
     _agents(2, 1, tmp_path / "two", *arguments)
     start = json.loads((tmp_path / "two" / "log.jsonl").read_text().splitlines()[0])
     assert (start["num_nodes"], start["num_ranks"]) == (2, 2)
+    assert (start["engine"], start["precision"]) == ("deepspeed, ZeRO stage 2" if arguments else "ddp", "fp32")
     _agents(1, 2, tmp_path / "one", *arguments)
     two, one = (checkpoint.load(tmp_path / name / "checkpoints", 3).tensors for name in ("two", "one"))
     assert two.keys() == one.keys()
