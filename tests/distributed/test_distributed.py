@@ -160,12 +160,12 @@ def _slow_save(world: World, directory: Path, patient: bool) -> str:
         groups = [dist.group.WORLD, *([] if patient else world._patient_group)]
         for group in groups:  # not from the start, as processes start at different times
             assert group is not None
-            group._get_backend(torch.device("cpu"))._set_default_timeout(timedelta(seconds=3))
+            group._get_backend(torch.device("cpu"))._set_default_timeout(timedelta(seconds=8))
         save = trainer.saver.save
 
         def slow() -> None:
             trainer.saver.save = save
-            time.sleep(6 if world.is_main else 0)
+            time.sleep(12 if world.is_main else 0)
             save()
 
         trainer.saver.save = slow  # once
