@@ -15,6 +15,13 @@ from distgan.process import leave
 TIMEOUT_SECONDS = 120.0  # for which a rank waits for the others
 
 
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, num_threads: int = 1) -> list[Any]:
     """Call `function(world, *arguments)` on `world_size` new processes in one process group; the results by rank.
 
@@ -25,12 +32,9 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, nu
     Raises:
         torch.multiprocessing.ProcessRaisedException: with the traceback of the first rank that failed.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     context = torch.multiprocessing.get_context("spawn")
     results = context.Manager().dict()
-    spawn(_main, (world_size, port, results, num_threads, function, arguments), nprocs=world_size)
+    spawn(_main, (world_size, free_port(), results, num_threads, function, arguments), nprocs=world_size)
     return [results[rank] for rank in range(world_size)]
 
 

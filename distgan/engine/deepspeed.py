@@ -1,7 +1,7 @@
 """The engine on DeepSpeed: ZeRO stage 0 (nothing is sharded), 1 (the optimizer's state) or 2 (the gradients, too).
 
-Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion parameter models", arXiv 1910.02054. DeepSpeed is
-imported here and nowhere else; it gets torch's own optimizer and no precision of its own, as parameters are fp32 under every engine.
+Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion parameter models", arXiv 1910.02054. DeepSpeed comes by
+`import_deepspeed` and no other way; it gets torch's own optimizer and no precision of its own, as parameters are fp32 under every engine.
 """
 
 import logging
@@ -71,10 +71,11 @@ class DeepSpeedEngine:
         begin_slots(self._adam, [shard for group in self._adam.param_groups for shard in group["params"]], state)
         self._engine.optimizer._hp_optimizer_states_linked = False
         self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        utilities = import_deepspeed().utils
         for name, parameter in self._network.named_parameters():
             for slot in MOMENTS:
                 value = state.optimizer[f"{name}/{slot}"].to(parameter.device)
-                _utilities().safe_set_full_optimizer_state(parameter, value, slot)
+                utilities.safe_set_full_optimizer_state(parameter, value, slot)
 
 
 def sharded_step(engine: Any) -> StepResult:
@@ -90,9 +91,10 @@ def gathered_slots(network: nn.Module, adam: torch.optim.Adam) -> dict[str, Tens
         return {}
     (step,) = {float(state["step"]) for state in adam.state.values()}
     gathered: dict[str, Tensor] = {}
+    utilities = import_deepspeed().utils
     for name, parameter in network.named_parameters():
         gathered[f"{name}/step"] = torch.tensor(step)
-        gathered |= {f"{name}/{slot}": _utilities().safe_get_full_optimizer_state(parameter, slot) for slot in MOMENTS}
+        gathered |= {f"{name}/{slot}": utilities.safe_get_full_optimizer_state(parameter, slot) for slot in MOMENTS}
     return gathered
 
 
@@ -121,6 +123,7 @@ class _Touching(Function):
 
 
 def import_deepspeed() -> Any:
+    """The package, quiet and compiling nothing, when it is needed: it takes seconds."""
     os.environ.setdefault("LOCAL_RANK", "0")  # it insists, also on one process that no launcher started
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if not torch.cuda.is_available():
@@ -132,9 +135,3 @@ def import_deepspeed() -> Any:
     # On CPUs it would compile a collective of its own now, under a lock that a killed process leaves behind.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def _utilities() -> Any:
-    from deepspeed import utils
-
-    return utils

@@ -18,12 +18,7 @@ from distgan.engine.deepspeed import import_deepspeed
 
 # Before it, ZeRO-2 gives wrong gradients without a word where a network runs twice in a step (DeepSpeed#8224), as a discriminator does.
 OLDEST = (0, 19, 4)
-# What the run decides, and a JSON may repeat: see `_contradictions`.
-_DECIDED = (
-    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
-    "managed_gradient_accumulation",
-)
-# What else it may hold.
+# What a JSON may hold beside what the run decides (`_decided`).
 _FREE = (
     *("zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "comms_logger", "flops_profiler"),
     *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state"),
@@ -61,7 +56,7 @@ def problems(config: TrainConfig, world_size: int) -> list[str]:
             "another file.",
         ]
     contradictions = _contradictions(settings, config, world_size)
-    return found + contradictions + ([] if found else _unknown(settings, config))
+    return found + contradictions + ([] if found else _unknown(settings, config, world_size))
 
 
 def _version_problems() -> list[str]:
@@ -98,13 +93,11 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _unknown(settings: dict[str, Any], config: TrainConfig) -> list[str]:
+def _unknown(settings: dict[str, Any], config: TrainConfig, world_size: int) -> list[str]:
     """A sentence for each setting that DeepSpeed does not know, cannot take, or would take without what was learnt staying the same."""
-    import_deepspeed()
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-
+    zero_config = import_deepspeed().runtime.zero.config.DeepSpeedZeroConfig
     where = f"in engine.deepspeed_config {config.engine.deepspeed_config!r}"
-    known = (*_FREE, *_DECIDED, *_OPTIMIZERS, *_PRECISIONS)
+    known = {*_FREE, *_OPTIMIZERS, *_PRECISIONS, *(field for field in _decided(config, world_size) if "." not in field)}
     found = [f"{name} {where} is nothing that it can set; {_mend(name, _FREE)}" for name in settings if name not in known]
     if not isinstance(steps := settings.get("steps_per_print"), int | None) or isinstance(steps, bool):
         found.append(f"steps_per_print is {steps!r} {where}; give a whole number, or leave it out.")
@@ -123,12 +116,12 @@ def _unknown(settings: dict[str, Any], config: TrainConfig) -> list[str]:
             )
             del zero[name]
     try:
-        DeepSpeedZeroConfig(**zero)
+        zero_config(**zero)
     except ValidationError as error:
         for details in error.errors():
             name = ".".join(str(part) for part in details["loc"])
             if details["type"] == "extra_forbidden":
-                mend = _mend(name, list(DeepSpeedZeroConfig.model_fields))
+                mend = _mend(name, list(zero_config.model_fields))
                 found.append(f"zero_optimization.{name} {where} is nothing that DeepSpeed knows; {mend}")
             else:
                 found.append(f"zero_optimization.{name} is {details['input']!r} {where}; {details['msg'][0].lower()}{details['msg'][1:]}.")
@@ -140,26 +133,40 @@ def _mend(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else "leave it out."
 
 
-def _contradictions(settings: dict[str, Any], config: TrainConfig, world_size: int) -> list[str]:
-    where = f"in engine.deepspeed_config {config.engine.deepspeed_config!r}"
-    found = []
-    limits = {network: getattr(config, f"{network}_optimizer").max_gradient_norm or 0.0 for network in ("generator", "discriminator")}
-    limited_by = "generator_optimizer.max_gradient_norm and discriminator_optimizer.max_gradient_norm"
-    decided: dict[str, tuple[object, str]] = {
+def _limits(config: TrainConfig) -> tuple[float, float]:
+    """The gradient norms to which the generator's and the discriminator's gradients are limited, 0 for none, as DeepSpeed has it."""
+    return config.generator_optimizer.max_gradient_norm or 0.0, config.discriminator_optimizer.max_gradient_norm or 0.0
+
+
+def _decided(config: TrainConfig, world_size: int) -> dict[str, tuple[object, str]]:
+    """{DeepSpeed's field: (what the run makes it, by which of its settings)}."""
+    return {
         "train_batch_size": (config.train.batch_size, "train.batch_size"),
         "gradient_accumulation_steps": (config.engine.accumulation_steps, "engine.accumulation_steps"),
         "train_micro_batch_size_per_gpu": (
-            config.train.batch_size // (world_size * config.engine.accumulation_steps),
+            _micro_batch_size(config, world_size),
             "train.batch_size, the ranks and engine.accumulation_steps",
         ),
-        "gradient_clipping": (limits["discriminator"], limited_by),
+        "gradient_clipping": (
+            _limits(config)[1],
+            "generator_optimizer.max_gradient_norm and discriminator_optimizer.max_gradient_norm",
+        ),
         "zero_optimization.stage": (config.engine.zero_stage, "engine.zero_stage"),
         "managed_gradient_accumulation": (True, "engine.name"),
     }
+
+
+def _micro_batch_size(config: TrainConfig, world_size: int) -> int:
+    return config.train.batch_size // (world_size * config.engine.accumulation_steps)
+
+
+def _contradictions(settings: dict[str, Any], config: TrainConfig, world_size: int) -> list[str]:
+    where = f"in engine.deepspeed_config {config.engine.deepspeed_config!r}"
+    found = []
     flat = flatten(settings)
-    for field, (ours, decided_by) in decided.items():
+    for field, (ours, decided_by) in _decided(config, world_size).items():
         theirs = flat.get(field, "auto")
-        agrees = theirs in ("auto", ours) and not (field == "gradient_clipping" and theirs != "auto" and len(set(limits.values())) > 1)
+        agrees = theirs in ("auto", ours) and not (field == "gradient_clipping" and theirs != "auto" and len(set(_limits(config))) > 1)
         if not agrees:
             found.append(f"{field} is {theirs!r} {where}, but by {decided_by} it is {ours!r}; change one of them or leave it out there.")
     if flat.get("zero_optimization.memory_efficient_linear", "auto") not in ("auto", False):
@@ -188,7 +195,7 @@ def complete(config: TrainConfig, world_size: int, max_gradient_norm: float | No
         "zero_allow_untested_optimizer": True,  # torch's own Adam,
         "zero_force_ds_cpu_optimizer": False,  # also where its state is offloaded
         **{key: value for key, value in settings.items() if value != "auto" and key not in (*_PRECISIONS, "train_batch_size")},
-        "train_micro_batch_size_per_gpu": config.train.batch_size // (world_size * config.engine.accumulation_steps),
+        "train_micro_batch_size_per_gpu": _micro_batch_size(config, world_size),
         "gradient_accumulation_steps": 1,  # a penalty is a backward of its own, so the engine says itself which one is the last
         "gradient_clipping": max_gradient_norm or 0.0 if config.engine.zero_stage else 0.0,  # at stage 0 the engine does it itself
         "zero_optimization": {

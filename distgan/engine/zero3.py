@@ -88,11 +88,10 @@ class Zero3Engine:
         if not state.optimizer:
             return
         begin_slots(self._adam, zero.fp32_partitioned_groups_flat, state)
-        from deepspeed.utils import safe_set_local_optimizer_state
-
         for name, shard in self._shards.named_parameters():
             for slot in MOMENTS:
-                safe_set_local_optimizer_state(shard, _own_part(state.optimizer[f"{name}/{slot}"], shard), slot)
+                own = _own_part(state.optimizer[f"{name}/{slot}"], shard)
+                self._deepspeed.utils.safe_set_local_optimizer_state(shard, own, slot)
 
     def _pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         return zip(self._network.parameters(), self._shards.parameters(), strict=True)

@@ -1,7 +1,6 @@
 """Several nodes, each with an agent of its own: here all on one machine."""
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +9,14 @@ import pytest
 import torch
 
 from distgan import checkpoint
+from distgan.bench.ranks import free_port
 
 SMALL = ["--train.total_kimg", "0.192", "--metrics.port", "0", "--model.name", "mlp", "--model.generator_sizes", "32"]
 
 
 def _agents(num_nodes: int, ranks_per_node: int, run: Path, *arguments: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     nodes = ["--nnodes", str(num_nodes), "--nproc_per_node", str(ranks_per_node)]
-    meeting = [*nodes, "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    meeting = [*nodes, "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     program = ["-m", "distgan.train", *SMALL, "--run.dir", str(run), *arguments]
     agents = [
         subprocess.Popen(

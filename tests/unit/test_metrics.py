@@ -10,6 +10,7 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
+from distgan.bench.ranks import free_port
 from distgan.distributed import World
 from distgan.metrics.meter import Meter
 from distgan.metrics.prometheus import Exporter
@@ -19,12 +20,6 @@ from distgan.state import TrainState
 
 WORLD = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 TWO_RANKS_MAIN = World(rank=0, size=2, local_rank=0, device=torch.device("cpu"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _scrape(port: int) -> dict[str, float]:
@@ -44,7 +39,7 @@ def test_everything_measured_is_served_under_its_name(exporter: Exporter, tmp_pa
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     state = TrainState(batch_size=8, discriminator_steps=2)
     reporter = Reporter(WORLD, exporter, tmp_path / "log.jsonl", state, 1000, traffic)
-    port = _free_port()
+    port = free_port()
     with exporter.serving("127.0.0.1", port):
         for _ in range(4):
             reporter.add({"discriminator_loss": torch.tensor(1.5), "generator_loss": torch.tensor(0.5)})
@@ -122,7 +117,7 @@ def test_a_taken_port_is_a_warning(exporter: Exporter, capsys: pytest.CaptureFix
 
 
 def test_the_port_is_free_again_afterwards(exporter: Exporter) -> None:
-    port = _free_port()
+    port = free_port()
     with exporter.serving("127.0.0.1", port):
         _scrape(port)
     with socket.socket() as again:

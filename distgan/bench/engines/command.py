@@ -71,9 +71,8 @@ def report(options: argparse.Namespace, settings: Sequence[str]) -> EnginesRepor
         for ranks in sorted(options.ranks):
             print(f"{', '.join(ENGINES)} on {ranks} rank{'s' * (ranks > 1)}", file=sys.stderr, flush=True)
             directory = Path(folder, str(ranks))
-            speeds, exchanges, overlaps = run_ranks(ranks, speed.measure, values, directory, options.seconds, num_threads=options.threads)[
-                0
-            ]
+            of_ranks = run_ranks(ranks, speed.measure, values, directory, options.seconds, num_threads=options.threads)
+            speeds, exchanges, overlaps = of_ranks[0]
             found.speeds.extend(speeds)
             found.exchanges.extend(exchanges)
             found.overlaps.extend(overlaps)

@@ -16,8 +16,9 @@ from distgan.bench.engines.contestants import ENGINES, trainer_under
 from distgan.bench.engines.report import BASELINE, Exchange, Network, Overlap, Speed
 from distgan.bench.measure import MIN_ROUNDS
 from distgan.distributed import World
+from distgan.engine.base import Engine
 from distgan.metrics.traffic import Moment, Traffic, totals
-from distgan.phases import Statistics
+from distgan.phases import Phase, Statistics
 from distgan.trainer import Trainer
 
 Results = tuple[list[Speed], list[Exchange], list[Overlap]]
@@ -93,13 +94,9 @@ def _speeds(world: World, trainers: dict[str, Trainer], seconds: float) -> list[
 
 
 def _exchanges(world: World, engine: str, trainer: Trainer, traffic: Traffic) -> list[Exchange]:
-    _meet(world)
     traffic.flush()
-    number = _iterations(trainer)
-    for _ in range(number):
-        trainer.iterate()
-    _meet(world)
-    sent = totals(traffic.flush())
+    _seconds(world, trainer)
+    sent, number = totals(traffic.flush()), _iterations(trainer)
     steps = {"discriminator": trainer.state.discriminator_steps, "generator": 1}
     return [
         Exchange(
@@ -114,18 +111,21 @@ def _exchanges(world: World, engine: str, trainer: Trainer, traffic: Traffic) ->
     ]
 
 
+def _trained(trainer: Trainer, network: Network) -> tuple[Phase, Engine]:
+    if network == "discriminator":
+        return trainer.discriminator_phase, trainer.discriminator_engine
+    return trainer.generator_phase, trainer.generator_engine
+
+
 def _num_parameters(trainer: Trainer, network: Network) -> int:
-    engine = trainer.discriminator_engine if network == "discriminator" else trainer.generator_engine
-    phase = trainer.discriminator_phase if network == "discriminator" else trainer.generator_phase
+    phase, engine = _trained(trainer, network)
     with engine.whole():
         return sum(parameter.numel() for parameter in phase.network.parameters())
 
 
 def _overlap(world: World, name: str, trainer: Trainer, network: Network, traffic: Traffic) -> Overlap:
     """Of the last backward of a step, in which the ranks meet: when its gradients were there and when they were exchanged."""
-    is_discriminator = network == "discriminator"
-    phase = trainer.discriminator_phase if is_discriminator else trainer.generator_phase
-    engine = trainer.discriminator_engine if is_discriminator else trainer.generator_engine
+    phase, engine = _trained(trainer, network)
     moments: list[Moment] = []
     backward = engine.backward
 
