@@ -14,7 +14,7 @@ import torch
 from distgan import checkpoint
 from distgan.build import build_networks, grid_labels
 from distgan.cli import read_yaml, validate
-from distgan.data.pack import Sample, write_shards
+from distgan.data.writer import Sample, write_shards
 from distgan.errors import InputError
 from distgan.images import sample, save_grid, to_png
 from distgan.models.base import Generator, ImageShape

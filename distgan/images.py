@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from distgan.data.pack import encode_png
+from distgan.data.writer import encode_png
 from distgan.files import write_atomically
 from distgan.models.base import Generator
 

@@ -9,7 +9,7 @@ import numpy as np
 import platformdirs
 from PIL import Image
 
-from distgan.data.pack import Sample, encode_png, write_shards
+from distgan.data.writer import Sample, encode_png, write_shards
 from distgan.errors import InputError
 from distgan.files import locked
 

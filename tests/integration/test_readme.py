@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from distgan.data.pack import Sample, encode_png, write_shards
 from distgan.data.reader import decode
+from distgan.data.writer import Sample, encode_png, write_shards
 from tests.digit_classifier import digits
 
 README = Path(__file__).parents[2] / "README.md"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from distgan.data import digits, pack
+from distgan.data import digits, writer
 from distgan.data.manifest import open_manifest
 from distgan.data.urls import resolve
 from distgan.errors import InputError
@@ -85,7 +85,7 @@ def test_packing_is_reproducible(packed: Path, user_cache: Path) -> None:
 @pytest.fixture
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten samples: where only the writing matters."""
-    samples = [pack.Sample(f"{number:06d}", b"no image", number) for number in range(10)]
+    samples = [writer.Sample(f"{number:06d}", b"no image", number) for number in range(10)]
     monkeypatch.setattr(digits, "_samples", lambda: samples)
 
 
@@ -109,7 +109,7 @@ def test_a_leftover_of_a_process_of_the_same_number_does_not_matter(user_cache: 
 @pytest.mark.usefixtures("few_samples")
 def test_a_failure_leaves_nothing(user_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as failing:
-        failing.setattr(pack.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        failing.setattr(writer.os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(InputError, match=r"No space left on device.*XDG_CACHE_HOME"):
             digits.ensure_packed()
     assert [path.name for path in (user_cache / "distgan" / "datasets").iterdir() if path.is_dir()] == []
@@ -135,9 +135,9 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
 KILLED = """
 import os, signal
-from distgan.data import digits, pack
-digits._samples = lambda: [pack.Sample(f"{number:06d}", b"no image", number) for number in range(10)]
-pack.os.rename = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+from distgan.data import digits, writer
+digits._samples = lambda: [writer.Sample(f"{number:06d}", b"no image", number) for number in range(10)]
+writer.os.rename = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
 digits.ensure_packed()
 """
 

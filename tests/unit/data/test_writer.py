@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distgan.data.pack import Sample, encode_png, write_shards
+from distgan.data.writer import Sample, encode_png, write_shards
 from tests.shards import decode, noise, read_webdataset
 
 SAMPLES = [Sample(f"{number:04d}", encode_png(noise(number)), number % 3 if number != 4 else None) for number in range(7)]
