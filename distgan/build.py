@@ -13,9 +13,11 @@ from distgan.batch import BatchLayout
 from distgan.checkpoint import Checkpoint
 from distgan.config import Optimizer, TrainConfig, problems_between_fields
 from distgan.data import digits, urls
+from distgan.data.damage import DamagePolicy
 from distgan.data.manifest import Manifest, open_manifest
 from distgan.data.plan import SamplePlan
 from distgan.data.reader import Reader
+from distgan.data.skips import SkipLedger
 from distgan.distributed import World
 from distgan.ema import Ema
 from distgan.engine import deepspeed_settings
@@ -73,7 +75,7 @@ def check(config: TrainConfig, world_size: int) -> Preflight:
 
 def _check_data(config: TrainConfig) -> Preflight:
     paths = urls.resolve(str(digits.ensure_packed()) if config.data.url == "digits" else config.data.url)
-    manifest = open_manifest(paths)
+    manifest = open_manifest(paths, _policy(config))
     problems = []
     if manifest.num_samples < config.train.batch_size:
         problems.append(
@@ -159,10 +161,12 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
     )
     with (
         closing(Reporter(world, exporter, directory.log, state, schedule.total_images, traffic)) as reporter,
-        closing(_build_reader(config, preflight, layout, state.discriminator_step, world)) as reader,
+        closing(_build_reader(config, preflight, layout, state.discriminator_step, world, config.data.num_workers)) as reader,
     ):
         for warning in warnings:
             reporter.say(f"warning: {warning}; it is passed over.")
+        for skip in preflight.manifest.skips:
+            reporter.skipped(skip)
         if world.is_main:
             _save_real_grid(config, preflight, directory)
         yield Trainer(
@@ -179,6 +183,7 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
             grid_labels=grid_labels(config.metrics.num_sample_images, preflight.num_classes),
             samples_directory=directory.samples,
             saver=saver,
+            skips=SkipLedger(world, _policy(config), preflight.manifest.num_damaged, preflight.manifest.num_samples),
             reporter=reporter,
         )
 
@@ -188,15 +193,21 @@ def grid_labels(count: int, num_classes: int | None) -> torch.Tensor | None:
     return None if num_classes is None else torch.arange(count) % num_classes
 
 
+def _policy(config: TrainConfig) -> DamagePolicy:
+    return DamagePolicy(config.data.on_error == "skip", config.data.max_skipped_share)
+
+
 def _save_real_grid(config: TrainConfig, preflight: Preflight, directory: RunDirectory) -> None:
     """Real images beside the generated ones, as the discriminator gets them: scaled, cropped, in the run's own order."""
     one_rank = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
     layout = BatchLayout(config.metrics.num_sample_images, accumulation_steps=1, world_size=1, rank=0)
-    with closing(_build_reader(config, preflight, layout, 0, one_rank)) as reader:
+    with closing(_build_reader(config, preflight, layout, 0, one_rank, num_workers=0)) as reader:
         save_grid(next(reader).images, directory.samples / "real.png")
 
 
-def _build_reader(config: TrainConfig, preflight: Preflight, layout: BatchLayout, first_batch: int, world: World) -> Reader:
+def _build_reader(
+    config: TrainConfig, preflight: Preflight, layout: BatchLayout, first_batch: int, world: World, num_workers: int
+) -> Reader:
     manifest = preflight.manifest
     samples_per_shard = np.array([shard.record.num_samples for shard in manifest.shards])
     return Reader(
@@ -205,9 +216,10 @@ def _build_reader(config: TrainConfig, preflight: Preflight, layout: BatchLayout
         layout,
         preflight.images.size,
         preflight.images.channels,
-        config.data.num_workers,
+        num_workers,
         first_batch,
         pin_memory=world.device.type == "cuda",
+        policy=_policy(config),
     )
 
 

@@ -17,7 +17,17 @@ DEFAULT_MODEL = "dcgan"
 DEFAULT_RECIPE = "digits-dcgan"  # launch/recipes/digits-dcgan.yaml spells out the defaults below; a test holds them equal
 
 # What a resumed run may change: none of these moves a weight (an accumulation step does so through batch norm only).
-RESUME_MAY_CHANGE = ("run.dir", "run.overwrite", "train.total_kimg", "data.num_workers", "engine", "checkpoint", "metrics")
+RESUME_MAY_CHANGE = (
+    "run.dir",
+    "run.overwrite",
+    "train.total_kimg",
+    "data.num_workers",
+    "data.on_error",
+    "data.max_skipped_share",
+    "engine",
+    "checkpoint",
+    "metrics",
+)
 
 
 class Section(BaseModel):
@@ -55,8 +65,17 @@ class Data(Section):
     resolution: int | None = Field(
         default=None, ge=4, description="side in pixels to which images are scaled and centre-cropped; null: the images' own size"
     )
-    num_workers: int = Field(default=2, ge=1, description="threads per rank that read and decode images")
+    num_workers: int = Field(
+        default=2, ge=0, description="processes per rank that read and decode images; 0: the training process does it itself"
+    )
     shuffle_window: int = Field(default=16, ge=1, description="number of shards whose samples are shuffled together")
+    on_error: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="what to do about a sample that cannot be read: fail with its name, or put another one in its place",
+    )
+    max_skipped_share: float = Field(
+        default=0.01, ge=0, lt=1, description="on_error skip: the largest share of all samples that may be skipped before the run ends"
+    )
 
 
 class Loss(Section):

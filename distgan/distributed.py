@@ -1,5 +1,6 @@
 """Ranks: who this process is, the process group, and what the ranks agree on."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -96,6 +97,20 @@ class World:
             dist.all_reduce(tensor)
             tensor /= self.size
         return tensor
+
+    def gather(self, values: list) -> list[list]:
+        """The lists of JSON values that the ranks give, by rank. Collective."""
+        if self.size == 1:
+            return [values]
+        own = torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(own) if values else 0]))
+        longest = int(max(sizes))
+        if longest == 0:
+            return [[] for _ in sizes]
+        texts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+        dist.all_gather(texts, torch.nn.functional.pad(own, (0, longest - len(own))))
+        return [json.loads(bytes(text[: int(size)].tolist())) if size else [] for text, size in zip(texts, sizes, strict=True)]
 
     def disagreements(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
         """Which tensors are not the same bits as rank 0's, and where: ['u on rank 1', 'u on rank 3']. Collective.

@@ -29,13 +29,8 @@ class Feed:
         num_classes: int | None,
         device: torch.device,
     ) -> None:
-        self._reader, self._randomness, self._layout = reader, randomness, layout
+        self.reader, self._randomness, self._layout = reader, randomness, layout
         self._latent_size, self._num_classes, self._device = latent_size, num_classes, device
-
-    @property
-    def wait_seconds(self) -> float:
-        """Total time that training was kept waiting for data."""
-        return self._reader.wait_seconds
 
     def for_discriminator(self, step: int) -> list[Batch]:
         """The micro-batches of discriminator step `step`; the fakes are still to be made."""
@@ -62,7 +57,7 @@ class Feed:
 
     def _real(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The next slice of real images and, if the model is conditional, of their labels."""
-        real = next(self._reader)
+        real = next(self.reader)
         images = to_float(real.images.to(self._device, non_blocking=True))
         return images, None if self._num_classes is None else real.labels.to(self._device, non_blocking=True)
 

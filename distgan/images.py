@@ -13,8 +13,8 @@ VISIBLE_SIZE = 64  # smaller images are enlarged to about this in a grid
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [0, 255] -> fp32 [-1, 1]."""
-    return images.to(torch.float32).mul_(2 / 255).sub_(1)
+    """uint8 [0, 255], in any memory format -> fp32 [-1, 1], contiguous."""
+    return images.to(torch.float32, memory_format=torch.contiguous_format).mul_(2 / 255).sub_(1)
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

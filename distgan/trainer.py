@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from distgan.batch import Batch
+from distgan.data.skips import SkipLedger
 from distgan.distributed import AnyRank, World
 from distgan.ema import Ema
 from distgan.engine.base import Engine, StepResult
@@ -48,6 +49,7 @@ class Trainer:
     grid_labels: torch.Tensor | None
     samples_directory: Path
     saver: Saver
+    skips: SkipLedger
     reporter: Reporter
 
     def __post_init__(self) -> None:
@@ -58,11 +60,11 @@ class Trainer:
         any_rank = AnyRank(self.world)
         stopped = False
         while self.state.num_images < self.schedule.total_images and not stopped:
-            begin, waited = time.perf_counter(), self.feed.wait_seconds
+            begin = time.perf_counter()
             self.iterate()
             seconds = time.perf_counter() - begin
             self.state.train_seconds += seconds
-            self.reporter.iteration(seconds, self.feed.wait_seconds - waited)
+            self.reporter.iteration(seconds, self.feed.reader.take_statistics())
             stopped = any_rank(stop_requested())
             self._on_schedule()
         any_rank.close()
@@ -146,6 +148,8 @@ class Trainer:
 
     def _log(self) -> None:
         self.reporter.interval()
+        for skip in self.skips.exchange(self.feed.reader.take_skips()):
+            self.reporter.skipped(skip)
         for network, number in self._skipped_in_a_row.items():
             if number >= MAX_SKIPPED_STEPS:
                 raise FloatingPointError(

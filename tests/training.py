@@ -30,7 +30,7 @@ def settings(run_dir: Path, **sections: dict[str, Any]) -> dict[str, dict[str, A
     values: dict[str, dict[str, Any]] = {
         "run": {"dir": str(run_dir)},
         "train": {"batch_size": 24, "total_kimg": 1},
-        "data": {"num_workers": 1},
+        "data": {"num_workers": 0},
         "model": SMALL_MODELS["mlp"],
         "metrics": {"port": 0},
     }

@@ -11,38 +11,25 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import platformdirs
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from distgan.data import index
-from distgan.data.index import ShardRecord
+from distgan.data.damage import FAIL, DamagePolicy, Skip
+from distgan.data.grouping import NO_LABEL
+from distgan.data.index import Shard, ShardRecord
 from distgan.errors import InputError
 from distgan.files import locked, write_atomically
 
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard that a run reads: its file, the directory of its index, its record."""
-
-    path: Path
-    index_directory: Path
-    record: ShardRecord
-
-    @property
-    def index_file(self) -> Path:
-        return index.index_path(self.path, self.index_directory)
-
-    def load_index(self) -> np.ndarray:
-        """The samples as a memory-mapped array of `index.SAMPLE`."""
-        return index.load_index(self.path, self.index_directory)
+VERSION = 2  # of the files; indexes of another version are made anew
+_HASH_VERSION = 1  # of what the hash is taken over: it names the order of a run's samples
+_PARALLEL_BYTES = 1 << 26  # indexing less than this is done before processes for it have started
 
 
 @dataclass(frozen=True)
@@ -55,6 +42,20 @@ class Manifest:
     @property
     def num_samples(self) -> int:
         return sum(shard.record.num_samples for shard in self.shards)
+
+    @property
+    def num_damaged(self) -> int:
+        """The number of samples that were found damaged at indexing and are none of the samples."""
+        return sum(shard.record.num_damaged for shard in self.shards)
+
+    @property
+    def skips(self) -> list[Skip]:
+        """What was found damaged at indexing, in words."""
+        return [
+            Skip(str(shard.path), damage.key or "", f"{shard.path} {damage.text}.")
+            for shard in self.shards
+            for damage in shard.record.damages
+        ]
 
     @property
     def num_classes(self) -> int:
@@ -87,28 +88,29 @@ class Manifest:
         """Raise InputError, naming one, if a sample has no label."""
         for shard in self.shards:
             if shard.record.num_labelled < shard.record.num_samples:
-                number = int(np.flatnonzero(shard.load_index()["label"] == index.NO_LABEL)[0])  # the index holds no keys
+                number = int(np.flatnonzero(shard.load_index()["label"] == NO_LABEL)[0])
                 raise InputError(
-                    f"model.conditional is true, but sample {number} of {shard.path} has no label (.cls); "
+                    f"model.conditional is true, but the sample {shard.load_keys()[number]!r} of {shard.path} has no label (.cls); "
                     "add the label or set model.conditional to false."
                 )
 
 
-def open_manifest(paths: Sequence[Path]) -> Manifest:
+def open_manifest(paths: Sequence[Path], policy: DamagePolicy = FAIL) -> Manifest:
     """The manifest of these shards in this order; indexes what is new or has changed, under a lock.
 
     Raises:
-        InputError: a shard is damaged, or no place for its index can be written.
+        InputError: a shard is damaged and the policy does not pass over it, or no place for its index can be written.
     """
     by_directory: dict[Path, dict[str, Shard]] = {}
     for directory in dict.fromkeys(path.parent for path in paths):
         by_directory[directory] = _open_directory(directory, [path for path in paths if path.parent == directory])
     shards = tuple(by_directory[path.parent][path.name] for path in paths)
+    policy.check((shard.path, shard.record) for shard in shards)
     return Manifest(shards, _hash([shard.record for shard in shards]))
 
 
 def _hash(records: Sequence[ShardRecord]) -> str:
-    lines = [json.dumps([VERSION, record.name, record.bytes, record.sha256, record.num_samples]) for record in records]
+    lines = [json.dumps([_HASH_VERSION, record.name, record.bytes, record.sha256, record.num_samples]) for record in records]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -136,13 +138,19 @@ def _index_stale(directory: Path, index_directory: Path, paths: Sequence[Path]) 
             current = {name for name in records.keys() - stale_names if not _is_stale(directory / name, index_directory, records[name])}
             records = {name: records[name] for name in sorted(current)}
             _write_records(index_directory, records)
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                indexed = pool.map(lambda path: index.index_shard(path, index_directory), stale)
-                # disable=None: no bar where nobody watches
-                for record in tqdm(indexed, total=len(stale), desc=f"indexing {directory.name}", unit="shard", disable=None):
-                    records[record.name] = record
+            indexed = _indexed(stale, index_directory)
+            # disable=None: no bar where nobody watches
+            for record in tqdm(indexed, total=len(stale), desc=f"indexing {directory.name}", unit="shard", disable=None):
+                records[record.name] = record
             _write_records(index_directory, records)
     return {path.name: Shard(path, index_directory, records[path.name]) for path in paths}
+
+
+def _indexed(paths: Sequence[Path], index_directory: Path) -> Iterator[ShardRecord]:
+    """The records of newly indexed shards, as they come."""
+    is_small = sum(path.stat().st_size for path in paths) < _PARALLEL_BYTES
+    pool = Parallel(n_jobs=1 if is_small else -1, return_as="generator_unordered")
+    return pool(delayed(index.index_shard)(path, index_directory) for path in paths)  # pyright: ignore[reportReturnType]
 
 
 def _index_directory(directory: Path) -> Path:
@@ -181,7 +189,7 @@ def _read_records(directory: Path) -> dict[str, ShardRecord]:
     try:
         version = json.loads((directory / "manifest.json").read_text())["version"]
         lines = (directory / "shards.jsonl").read_text().splitlines()
-        records = [ShardRecord(**json.loads(line)) for line in lines] if version == VERSION else []
+        records = [ShardRecord.from_json(json.loads(line)) for line in lines] if version == VERSION else []
     except FileNotFoundError:
         records = []
     except (ValueError, KeyError, TypeError) as error:

@@ -1,40 +1,29 @@
-"""Sample plan + shards -> decoded batches, read ahead by threads.
+"""Sample plan + shards -> decoded batches, read ahead by workers; damaged samples are replaced, or end the run, by their names."""
 
-Files are read with pread, not through a mapping: a shard that shrinks under a mapping kills the process with SIGBUS, here it is
-an error with a name. Every image is checked against its checksum before it is decoded.
-"""
-
-import functools
-import io
-import os
+import itertools
 import time
-import zlib
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from distgan.batch import BatchLayout
-from distgan.data.index import UNREADABLE_IMAGE
-from distgan.data.manifest import Manifest, Shard
+from distgan.data.damage import FAIL, DamagedSampleError, DamagePolicy, Skip
+from distgan.data.manifest import Manifest
 from distgan.data.plan import SamplePlan
+from distgan.data.samples import Problem, ReadStatistics, SampleReader
+from distgan.data.worker import DEPTH, SliceShape, Worker
 
-OPEN_SHARDS = 64
-
-
-class DamagedSampleError(RuntimeError):
-    """A sample is not what the manifest says it is."""
+LOCATED_AT_ONCE = 4096  # samples
+MAX_REPLACEMENTS = 16  # of one sample: so many damaged ones in a row are no accident
 
 
 @dataclass(frozen=True)
 class RealSlice:
     """One rank's slice of one micro-batch as it comes from the shards; n = `BatchLayout.slice_size`."""
 
-    images: torch.Tensor  # [n, C, H, W] uint8
+    images: torch.Tensor  # [n, C, H, W] uint8, channels last in memory
     labels: torch.Tensor  # [n] int64; -1 where there is none
     numbers: np.ndarray  # [n] int64: the samples' numbers in the run
 
@@ -47,9 +36,11 @@ class Reader:
         layout: which part of each batch this rank reads.
         image_size, channels: what every image is made to be; images of another size are scaled so that they fill it, and
             centre-cropped.
-        num_workers: threads; as many slices and two more are read ahead.
+        num_workers: processes, each of which reads up to DEPTH slices ahead; 0: read when asked, without any.
         first_batch: number of the batch to begin with: all the state there is.
         pin_memory: hand out page-locked tensors, for copies to a GPU.
+        policy: what to do about a damaged sample. One that is skipped is replaced by the sample at its place in a later epoch:
+            a pure function of its number, so that every rank keeps step and a resumed run sees the same.
     """
 
     def __init__(
@@ -62,91 +53,94 @@ class Reader:
         num_workers: int,
         first_batch: int = 0,
         pin_memory: bool = False,
+        policy: DamagePolicy = FAIL,
     ) -> None:
-        self._manifest, self._plan, self._layout = manifest, plan, layout
-        self._image_size, self._channels, self._pin_memory = image_size, channels, pin_memory
-        self._open = functools.lru_cache(OPEN_SHARDS)(lambda number: _OpenShard(manifest.shards[number]))
-        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="reader")
-        self._next_slice = first_batch * layout.accumulation_steps
-        self._ahead: deque[Future[RealSlice]] = deque()
-        for _ in range(num_workers + 2):
-            self._submit()
-        self.wait_seconds = 0.0  # total time that the caller was kept waiting
+        self._plan, self._layout, self._policy, self._pin_memory = plan, layout, policy, pin_memory
+        self._shape = SliceShape(layout.slice_size, image_size, channels)
+        self._shards, self._num_damaged = manifest.shards, manifest.num_damaged
+        self._own = SampleReader(self._shards)
+        self._slices = itertools.count(first_batch * layout.accumulation_steps)
+        self._places = self._located(first_batch * layout.accumulation_steps)
+        self._workers = [Worker(self._shape, self._shards) for _ in range(num_workers)]
+        self._turns = itertools.cycle(self._workers)
+        for _ in range(DEPTH):
+            for worker in self._workers:
+                worker.submit(*next(self._places))
+        self._skipped: set[tuple[int, int]] = set()
+        self._statistics = ReadStatistics()
+        self._new_skips: list[Skip] = []
 
     def __iter__(self) -> Iterator[RealSlice]:
         return self
 
     def __next__(self) -> RealSlice:
         begin = time.perf_counter()
-        result = self._ahead.popleft().result()
-        self._submit()
-        self.wait_seconds += time.perf_counter() - begin
-        return result
+        numbers = self._numbers(next(self._slices))
+        images = torch.empty(self._shape.images, dtype=torch.uint8, pin_memory=self._pin_memory)
+        labels = torch.empty(len(numbers), dtype=torch.int64, pin_memory=self._pin_memory)
+        if self._workers:
+            worker = next(self._turns)
+            shared_images, shared_labels, result = worker.take()
+            images.copy_(torch.from_numpy(shared_images))
+            labels.copy_(torch.from_numpy(shared_labels))
+            worker.submit(*next(self._places))
+            problems, statistics = result.problems, result.statistics
+        else:
+            problems, statistics = self._own.read(*next(self._places), images.numpy(), labels.numpy())
+        self._statistics += statistics
+        for problem in problems:
+            self._replace(problem, int(numbers[problem.row]), images.numpy(), labels.numpy())
+        self._statistics.wait_seconds += time.perf_counter() - begin
+        return RealSlice(images.permute(0, 3, 1, 2), labels, numbers)
+
+    def take_statistics(self) -> ReadStatistics:
+        """What was read since the last call."""
+        taken, self._statistics = self._statistics, ReadStatistics()
+        return taken
+
+    def take_skips(self) -> list[Skip]:
+        """The samples that were skipped for the first time since the last call."""
+        taken, self._new_skips = self._new_skips, []
+        return taken
 
     def close(self) -> None:
         """Stop reading ahead."""
-        self._pool.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
 
-    def _submit(self) -> None:
-        batch, micro_batch = divmod(self._next_slice, self._layout.accumulation_steps)
-        self._ahead.append(self._pool.submit(self._read, batch, micro_batch))
-        self._next_slice += 1
-
-    def _read(self, batch: int, micro_batch: int) -> RealSlice:
+    def _numbers(self, slice_number: int) -> np.ndarray:
+        batch, micro_batch = divmod(slice_number, self._layout.accumulation_steps)
         positions = self._layout.positions(micro_batch)
-        numbers = batch * self._layout.batch_size + np.arange(positions.start, positions.stop)
-        images = torch.empty((len(numbers), self._channels, self._image_size, self._image_size), dtype=torch.uint8)
-        labels = torch.empty(len(numbers), dtype=torch.int64)
-        if self._pin_memory:
-            images, labels = images.pin_memory(), labels.pin_memory()
-        shards, places = self._plan.locate(numbers)
-        for row, (shard, place) in enumerate(zip(shards.tolist(), places.tolist(), strict=True)):
-            pixels, label = self._open(shard).read(place, self._image_size, self._channels)
-            images[row] = torch.from_numpy(pixels)
-            labels[row] = label
-        return RealSlice(images, labels, numbers)
+        return batch * self._layout.batch_size + np.arange(positions.start, positions.stop)
 
+    def _located(self, slice_number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The shards and places of every slice from this one on. Located many at a time: a plan costs a call, hardly a sample."""
+        count = max(1, LOCATED_AT_ONCE // self._layout.slice_size)
+        while True:
+            numbers = np.stack([self._numbers(slice_number + ahead) for ahead in range(count)])
+            shards, places = self._plan.locate(numbers.ravel())
+            yield from zip(shards.reshape(numbers.shape), places.reshape(numbers.shape), strict=True)
+            slice_number += count
 
-def decode(payload: bytes, image_size: int, channels: int) -> np.ndarray:
-    """An encoded image -> [channels, image_size, image_size] uint8; scaled to fill (antialiased) and centre-cropped if need be."""
-    with Image.open(io.BytesIO(payload)) as image:
-        if image.mode.startswith("I"):  # 16 bits, which convert() would clip instead of scale
-            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-        image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (image_size, image_size):
-            image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.LANCZOS)
-        pixels = np.array(image)  # [H, W] or [H, W, 3]
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    def _replace(self, problem: Problem, number: int, images: np.ndarray, labels: np.ndarray) -> None:
+        """Put another sample into a row."""
+        row = slice(problem.row, problem.row + 1)
+        for later_epoch in range(1, MAX_REPLACEMENTS + 1):
+            self._count(problem)
+            place = self._plan.locate(np.array([number + later_epoch * self._plan.num_samples]))
+            problems, statistics = self._own.read(*place, images[row], labels[row])
+            self._statistics += statistics
+            if not problems:
+                return
+            problem = problems[0]
+        raise DamagedSampleError(f"{MAX_REPLACEMENTS} samples in a row are damaged. {problem.sentence}")
 
-
-class _OpenShard:
-    """A shard's descriptor and index; closed when the last thread that reads from it lets go."""
-
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
-        self._descriptor = os.open(shard.path, os.O_RDONLY)
-        if (
-            zlib.crc32(shard.index_file.read_bytes()) != shard.record.index_crc32
-            or os.fstat(self._descriptor).st_size != shard.record.bytes
-        ):
-            raise DamagedSampleError(f"{shard.path} and {shard.index_file} are not what this run began with. {self._mend}")
-        self._index = shard.load_index()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
-
-    @property
-    def _mend(self) -> str:
-        return f"Put the right files back, or remove {self._shard.index_file} and start again, so that the shard is indexed anew."
-
-    def read(self, place: int, image_size: int, channels: int) -> tuple[np.ndarray, int]:
-        """The decoded image and the label of a sample."""
-        sample = self._index[place]
-        payload = os.pread(self._descriptor, int(sample["bytes"]), int(sample["offset"]))
-        if len(payload) != sample["bytes"] or zlib.crc32(payload) != sample["crc32"]:
-            raise DamagedSampleError(f"Sample {place} of {self._shard.path} is not what its index says: it was damaged. {self._mend}")
-        try:
-            return decode(payload, image_size, channels), int(sample["label"])
-        except UNREADABLE_IMAGE as error:
-            raise DamagedSampleError(f"Sample {place} of {self._shard.path} cannot be decoded ({error}). {self._mend}") from error
+    def _count(self, problem: Problem) -> None:
+        if not self._policy.skip:
+            raise DamagedSampleError(problem.sentence)
+        self._statistics.skipped[problem.reason] += 1
+        if (problem.shard, problem.place) in self._skipped:
+            return
+        self._skipped.add((problem.shard, problem.place))
+        self._new_skips.append(Skip(str(self._shards[problem.shard].path), problem.key, problem.sentence))
+        self._policy.check_skipped(len(self._skipped), self._num_damaged, self._plan.num_samples, self._new_skips[-1])

@@ -9,6 +9,7 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 import distgan
+from distgan.data.samples import REASONS, ReadStatistics
 
 STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 CHECKPOINT_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -21,7 +22,14 @@ class Exporter:
         self.registry = registry = CollectorRegistry()
         self.images = Counter("distgan_images", "Real images that this rank has trained on", registry=registry)
         self.step_seconds = Histogram("distgan_step_seconds", "Time of an iteration", buckets=STEP_BUCKETS, registry=registry)
-        self.data_wait_seconds = Counter("distgan_data_wait_seconds", "Time spent waiting for data", registry=registry)
+        self._data_wait_seconds = Counter("distgan_data_wait_seconds", "Time spent waiting for data", registry=registry)
+        self._data_samples = Counter("distgan_data_samples", "Samples read", registry=registry)
+        self._data_bytes = Counter("distgan_data_bytes", "Bytes of samples read", registry=registry)
+        self._data_read_seconds = Counter("distgan_data_read_seconds", "Time of reading and checking, over all workers", registry=registry)
+        self._data_decode_seconds = Counter("distgan_data_decode_seconds", "Time of decoding, over all workers", registry=registry)
+        self._skipped_samples = Counter("distgan_skipped_samples", "Damaged samples replaced by others", ["reason"], registry=registry)
+        for reason in REASONS:
+            self._skipped_samples.labels(reason)  # a counter that is not there yet raises no alert when it begins
         self.phase_seconds = Counter("distgan_phase_seconds", "Time spent in a phase, as the host sees it", ["phase"], registry=registry)
         self.collective_bytes = Counter(
             "distgan_collective_bytes", "Bytes this rank sends, were each exchange done on a ring", ["phase"], registry=registry
@@ -42,6 +50,16 @@ class Exporter:
         Counter("distgan_restarts", "Restarts of the worker group by its agent", registry=registry).inc(restarts)
         build = Gauge("distgan_build_info", "Versions, as labels", ["version", "torch"], registry=registry)
         build.labels(distgan.__version__, torch.__version__).set(1)
+
+    def data(self, statistics: ReadStatistics) -> None:
+        """Count what was read."""
+        self._data_wait_seconds.inc(statistics.wait_seconds)
+        self._data_samples.inc(statistics.samples)
+        self._data_bytes.inc(statistics.bytes)
+        self._data_read_seconds.inc(statistics.read_seconds)
+        self._data_decode_seconds.inc(statistics.decode_seconds)
+        for reason, count in statistics.skipped.items():
+            self._skipped_samples.labels(reason).inc(count)
 
     @contextlib.contextmanager
     def serving(self, host: str, port: int) -> Iterator[None]:

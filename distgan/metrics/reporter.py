@@ -12,6 +12,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from distgan.data.damage import Skip
+from distgan.data.samples import ReadStatistics
 from distgan.distributed import World
 from distgan.metrics.meter import Meter
 from distgan.metrics.prometheus import Exporter
@@ -59,15 +61,15 @@ class Reporter:
             yield
         self._exporter.phase_seconds.labels(name).inc(time.perf_counter() - begin)
 
-    def iteration(self, seconds: float, wait_seconds: float) -> None:
-        """An iteration ended; it took `seconds`, of which `wait_seconds` were spent waiting for data."""
+    def iteration(self, seconds: float, data: ReadStatistics) -> None:
+        """An iteration ended; it took `seconds`, and `data` was read for it."""
         images = self._state.images_per_iteration
         self._exporter.images.inc(images / self._world.size)
         self._exporter.step_seconds.observe(seconds)
-        self._exporter.data_wait_seconds.inc(wait_seconds)
+        self._exporter.data(data)
         self._exporter.last_step.set(time.time())
         self._interval_seconds += seconds
-        self._interval_wait_seconds += wait_seconds
+        self._interval_wait_seconds += data.wait_seconds
         if self._bar is not None:
             self._bar.update(images)
 
@@ -99,6 +101,11 @@ class Reporter:
         """Append {"event": name, ...} to the log (rank 0)."""
         if self._world.is_main:
             self._write({"event": name, "num_images": self._state.num_images, **values})
+
+    def skipped(self, skip: Skip) -> None:
+        """A damaged sample was replaced by another one (rank 0)."""
+        self.event("skip", shard=skip.shard, key=skip.key, reason=skip.reason)
+        self.say(f"warning: skipped: {skip.reason}")
 
     def say(self, text: str) -> None:
         """Print a line for the person who watches (rank 0), past the progress bar."""

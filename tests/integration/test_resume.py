@@ -36,7 +36,7 @@ class RecordingReader:
 def _iterate(values: dict, iterations: int, *, save: bool) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """Go on with the run for some iterations; everything it holds after, and the samples it saw."""
     with trainer_of(values) as trainer:
-        trainer.feed._reader = recorder = RecordingReader(trainer.feed._reader)  # type: ignore[assignment]
+        trainer.feed.reader = recorder = RecordingReader(trainer.feed.reader)  # type: ignore[assignment]
         for _ in range(iterations):
             trainer.iterate()
         if save:

@@ -4,6 +4,7 @@ import json
 import socket
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from distgan.bench.ranks import free_port
+from distgan.data.samples import ReadStatistics
 from distgan.distributed import World
 from distgan.metrics.meter import Meter
 from distgan.metrics.prometheus import Exporter
@@ -50,7 +52,7 @@ def test_everything_measured_is_served_under_its_name(exporter: Exporter, tmp_pa
             with traffic.during("generator"):
                 traffic.count("all_reduce", torch.empty(0), 100.0, lambda: now.__setitem__(0, now[0] + 0.0625))
             state.iteration += 1
-            reporter.iteration(seconds=0.5, wait_seconds=0.125)
+            reporter.iteration(seconds=0.5, data=ReadStatistics(16, 4000, 0.25, 0.75, 0.125, Counter({"checksum": 1})))
         reporter.interval()
         with exporter.checkpoint_seconds.time():
             pass
@@ -61,6 +63,12 @@ def test_everything_measured_is_served_under_its_name(exporter: Exporter, tmp_pa
         "distgan_step_seconds_count": 4,
         "distgan_step_seconds_sum": 2.0,
         "distgan_data_wait_seconds_total": 0.5,
+        "distgan_data_samples_total": 64,
+        "distgan_data_bytes_total": 16000,
+        "distgan_data_read_seconds_total": 1.0,
+        "distgan_data_decode_seconds_total": 3.0,
+        "distgan_skipped_samples_total{checksum}": 4,
+        "distgan_skipped_samples_total{shard}": 0,
         "distgan_phase_seconds_total{generator}": 0.5,
         "distgan_collective_bytes_total{generator}": 400,
         "distgan_collective_seconds_total{generator}": 0.25,
@@ -88,7 +96,7 @@ def test_the_log_holds_a_line_per_interval_and_event(exporter: Exporter, tmp_pat
     for value in (1.0, float("nan")):
         reporter.add({"discriminator_loss": torch.tensor(value)})
         state.iteration += 1
-        reporter.iteration(seconds=0.25, wait_seconds=0.0)
+        reporter.iteration(seconds=0.25, data=ReadStatistics())
         reporter.interval()
     reporter.interval()  # nothing happened since: no line
     start, first, second = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -102,7 +110,7 @@ def test_ranks_export_their_own_images(exporter: Exporter, tmp_path: Path) -> No
     state = TrainState(batch_size=8, discriminator_steps=1)
     reporter = Reporter(TWO_RANKS_MAIN, exporter, tmp_path / "log.jsonl", state, 1000, Traffic())
     state.iteration += 1
-    reporter.iteration(seconds=0.25, wait_seconds=0.0)
+    reporter.iteration(seconds=0.25, data=ReadStatistics())
     assert exporter.registry.get_sample_value("distgan_images_total") == 4
 
 

@@ -261,7 +261,7 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     "no image": (_with_shard({"0.txt": b"a", "1.json": b"{}"}), ["x.tar holds no image"]),
     "no label": (
         _with_shard(_squares(64, 32) | {"9999.png": _png(32, 32)}, "--model.conditional"),
-        ["model.conditional is true, but sample 64 of", "set model.conditional to false"],
+        ["model.conditional is true, but the sample '9999' of", "set model.conditional to false"],
     ),
     "mixed sizes": (
         _with_shard(_squares(64, 32) | {"9999.png": _png(48, 48)}),

@@ -28,7 +28,7 @@ NARROW = {"model": {"name": "mlp", "generator_sizes": [8], "discriminator_sizes"
 
 def measure(world: World, engine: str, directory: Path) -> Memory:
     """One engine in a process that has held no other. Collective, `bench.ranks.run_ranks` calls it."""
-    small_batch = {"train": {"batch_size": BATCH_SIZE}, "data": {"num_workers": 1}}
+    small_batch = {"train": {"batch_size": BATCH_SIZE}, "data": {"num_workers": 0}}
     traffic = Traffic()
     with trainer_under(engine, NARROW | small_batch, world, directory / "narrow", traffic) as trainer:
         trainer.iterate()  # what is loaded and made at first use is no network's

@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 from webdataset.writer import TarWriter
 
-from distgan.data.index import NO_LABEL, SAMPLE, ShardRecord, index_path, index_shard, load_index, sha256_of
+from distgan.data.damage import FAIL
+from distgan.data.grouping import NO_LABEL, SAMPLE
+from distgan.data.index import ShardRecord, index_path, index_shard, load_index, sha256_of
 from distgan.errors import InputError
 from tests.shards import (
     Member,
@@ -40,15 +42,21 @@ def shard(tmp_path: Path) -> Path:
     return tmp_path / "shard.tar"
 
 
+def rows_of(shard: Path, record: ShardRecord) -> np.ndarray:
+    return load_index(index_path(shard, shard.parent), record.num_samples)
+
+
 def index(shard: Path) -> tuple[ShardRecord, np.ndarray]:
-    return index_shard(shard, shard.parent), load_index(shard, shard.parent)
+    """A whole shard's record and rows."""
+    record = index_shard(shard, shard.parent)
+    FAIL.check([(shard, record)])
+    return record, rows_of(shard, record)
 
 
 def refusal(shard: Path) -> str:
-    """The sentence with which the shard is refused; nothing may be left of its index."""
+    """The sentences with which the shard is refused."""
     with pytest.raises(InputError) as caught:
-        index_shard(shard, shard.parent)
-    assert not index_path(shard, shard.parent).exists()
+        index(shard)
     assert str(shard) in str(caught.value)
     return str(caught.value)
 
@@ -140,7 +148,7 @@ def test_threads_load_indexes_while_garbage_is_collected(shard: Path) -> None:
 
     def load() -> int:
         Garbage()
-        return len(load_index(shard, shard.parent))
+        return len(load_index(index_path(shard, shard.parent), 5))
 
     write_tar(shard, sample_members(range(5)))
     index_shard(shard, shard.parent)
@@ -343,13 +351,13 @@ def cut_inside_a_header(shard: Path) -> str:
 def cut_inside_a_payload(shard: Path) -> str:
     content, offsets = _whole(shard)
     shard.write_bytes(content[: offsets["000003.png"][1] + 600])
-    return "unexpected end"
+    return "cut short"
 
 
 def cut_inside_the_last_payload(shard: Path) -> str:
     content, offsets = _whole(shard)
     shard.write_bytes(content[: offsets["000005.png"][1] + 600])
-    return "unexpected end"
+    return "cut short"
 
 
 def cut_inside_the_end_mark(shard: Path) -> str:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from distgan.data import index, manifest
+from distgan.data.damage import DamagePolicy
 from distgan.data.index import index_path
 from distgan.data.manifest import Manifest, open_manifest
 from distgan.data.urls import resolve
 from distgan.errors import InputError
-from tests.shards import encode, noise, read_tar, sample_members, write_set, write_tar
+from tests.shards import encode, member_offsets, noise, read_tar, sample_members, write_set, write_tar
 
 
 @pytest.fixture
@@ -221,13 +222,38 @@ def test_shards_of_several_directories(directory: Path, tmp_path: Path) -> None:
     assert [len(shard.load_index()) for shard in opened.shards] == [4, 1, 3, 5, 2]
 
 
-def test_a_damaged_shard_is_named_and_the_others_wait(directory: Path, indexed: list[str]) -> None:
+def test_a_damaged_shard_is_named_every_time(directory: Path, indexed: list[str]) -> None:
+    """But read once."""
     whole = (directory / "0001.tar").read_bytes()
-    (directory / "0001.tar").write_bytes(whole[:2000])
-    with pytest.raises(InputError, match=r"0001\.tar"):
-        open_(directory)
+    (directory / "0001.tar").write_bytes(whole[:5000])
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"0001\.tar .* cut short(.|\n)*set data\.on_error to skip"):
+            open_(directory)
+    assert len(indexed) == 3
     (directory / "0001.tar").write_bytes(whole)
     assert open_(directory).num_samples == 10
+
+
+def test_a_damaged_shard_is_read_as_far_as_it_goes_where_that_is_allowed(directory: Path) -> None:
+    """The rest is counted, and told."""
+    cut = member_offsets(directory / "0001.tar")["000006.png"][1] + 100
+    os.truncate(directory / "0001.tar", cut)
+    opened = open_manifest(resolve(str(directory)), DamagePolicy(skip=True, max_skipped_share=0.4))
+    assert opened.shards[1].load_keys() == ["000003", "000004", "000005"]
+    assert opened.num_samples == 8
+    assert opened.num_damaged == 2  # the sample at the cut, and one at least behind it
+    assert [skip.key for skip in opened.skips] == ["", "000006"]
+    with pytest.raises(InputError, match=r"2 of 10 samples are damaged, more than data\.max_skipped_share 0\.1 allows"):
+        open_manifest(resolve(str(directory)), DamagePolicy(skip=True, max_skipped_share=0.1))
+
+
+def test_of_many_damages_the_first_are_named(directory: Path) -> None:
+    members = [(f"{number:06d}.png", encode(noise(number))[: None if number % 2 else 30]) for number in range(40)]
+    write_tar(directory / "0001.tar", members)
+    with pytest.raises(InputError) as caught:
+        open_(directory)
+    assert sum("not a readable image" in problem for problem in caught.value.problems) == 5
+    assert "in 15 more places" in str(caught.value)
 
 
 def test_a_record_of_a_shard_that_has_changed_is_not_kept(directory: Path) -> None:
@@ -237,7 +263,7 @@ def test_a_record_of_a_shard_that_has_changed_is_not_kept(directory: Path) -> No
     before = open_(directory)
     replace_shard(first, first_number=50)
     os.utime(first)
-    second.write_bytes(whole[:2000])
+    second.write_bytes(b"no tar" * 1000)
     with pytest.raises(InputError, match=r"0001\.tar"):
         open_(directory)
     second.write_bytes(whole)
@@ -410,7 +436,7 @@ def test_a_sample_without_a_label_is_named(directory: Path) -> None:
     open_(directory).check_labels()
     members = [member for member in sample_members(range(4)) if member[0] not in ("000002.cls", "000003.cls")]
     write_tar(directory / "0001.tar", members)
-    with pytest.raises(InputError, match=r"sample 2 of .*0001\.tar has no label") as caught:
+    with pytest.raises(InputError, match=r"sample '000002' of .*0001\.tar has no label") as caught:
         open_(directory).check_labels()
     assert "model.conditional" in str(caught.value)
 

@@ -1,24 +1,24 @@
-"""The reader: the plan's samples, decoded, in order, on any number of ranks; what is damaged has a name."""
+"""The reader: the plan's samples, decoded, in order, on any number of ranks; what is damaged has a name, or is replaced and counted."""
 
+import contextlib
 import gc
 import itertools
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
 
 from distgan.batch import BatchLayout
-from distgan.data import reader
-from distgan.data.index import NO_LABEL
+from distgan.data import samples
+from distgan.data.damage import DamagedSampleError, DamagePolicy
+from distgan.data.decoding import UnreadableImageError
+from distgan.data.grouping import NO_LABEL
 from distgan.data.manifest import Manifest, open_manifest
 from distgan.data.plan import SamplePlan
-from distgan.data.reader import DamagedSampleError, Reader, RealSlice
+from distgan.data.reader import Reader, RealSlice
 from distgan.data.urls import resolve
 from tests.shards import decode, encode, flip_bit, member_offsets, noise, read_tar, sample_members, write_set, write_tar
 
@@ -49,7 +49,7 @@ def start() -> Iterator[Start]:
     readers = []
 
     def start_reader(
-        manifest: Manifest, layout: BatchLayout = ONE_RANK, channels: int = 1, num_workers: int = 2, first_batch: int = 0
+        manifest: Manifest, layout: BatchLayout = ONE_RANK, channels: int = 1, num_workers: int = 0, first_batch: int = 0
     ) -> Reader:
         readers.append(Reader(manifest, plan_of(manifest), layout, 8, channels, num_workers, first_batch))
         return readers[-1]
@@ -97,13 +97,13 @@ def test_ranks_together_read_what_one_reads(manifest: Manifest, start: Start, wo
     num_batches = 5
     alone = take(start(manifest, BatchLayout(8, 1, 1, 0)), num_batches)
     of_ranks = [
-        take(start(manifest, BatchLayout(8, accumulation_steps, world_size, rank), num_workers=1), num_batches * accumulation_steps)
+        take(start(manifest, BatchLayout(8, accumulation_steps, world_size, rank)), num_batches * accumulation_steps)
         for rank in range(world_size)
     ]
     assert same([of_ranks[rank][step] for step in range(num_batches * accumulation_steps) for rank in range(world_size)], alone)
 
 
-@pytest.mark.parametrize("num_workers", [1, 5])
+@pytest.mark.parametrize("num_workers", [1, 2, 5])
 def test_the_number_of_workers_changes_nothing(manifest: Manifest, start: Start, num_workers: int) -> None:
     assert same(take(start(manifest, num_workers=num_workers), 12), take(start(manifest), 12))
 
@@ -139,45 +139,6 @@ def test_grey_images_of_a_set_in_colour(tmp_path: Path, start: Start) -> None:
     assert found == {np.stack([noise(0)] * 3).tobytes(), noise(1, channels=3).transpose(2, 0, 1).tobytes()}
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (40, 40), (40, 17), (17, 40), (16, 64), (5, 3)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_are_scaled_to_fill_and_cropped(height: int, width: int, channels: int) -> None:
-    pixels = noise(3, height, width, channels)
-    result = reader.decode(encode(pixels), 16, channels)
-    assert (result.dtype, result.shape) == (np.uint8, (channels, 16, 16))
-    fitted = np.array(ImageOps.fit(Image.fromarray(pixels), (16, 16), method=Image.Resampling.LANCZOS))
-    assert np.array_equal(result, fitted[None] if channels == 1 else fitted.transpose(2, 0, 1))
-
-
-def test_the_crop_is_the_centre() -> None:
-    """Of an image three times as wide as high only the middle third is left."""
-    pixels = np.zeros((10, 30), np.uint8)
-    pixels[:, 10:20] = 255
-    assert (reader.decode(encode(pixels), 10, 1) == 255).all()
-    assert (reader.decode(encode(pixels.T.copy()), 10, 1) == 255).all()
-
-
-def test_an_image_of_the_right_size_is_left_alone() -> None:
-    pixels = noise(7, 16, 16, 3)
-    assert np.array_equal(reader.decode(encode(pixels), 16, 3), pixels.transpose(2, 0, 1))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_kinds_of_images(mode: str, channels: int) -> None:
-    image = Image.fromarray(noise(2, channels=3)).convert(mode)
-    expected = np.array(image.convert("L" if channels == 1 else "RGB")).reshape(8, 8, channels).transpose(2, 0, 1)
-    assert np.array_equal(reader.decode(encode(image), 8, channels), expected)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("extension", ["png", "pgm"])
-def test_sixteen_bits_are_scaled_to_eight(extension: str, channels: int) -> None:
-    pixels = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
-    result = reader.decode(encode(pixels, extension), 8, channels)
-    assert np.abs(result.astype(int) - pixels // 257).max() <= 1
-
-
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     """Two shards that a test may damage."""
@@ -191,7 +152,7 @@ def test_a_flipped_byte_is_named(shards: Path, start: Start) -> None:
     opened = open_(shards)
     flip_bit(shards / "0001.tar", member_offsets(shards / "0001.tar")["000009.bmp"][1] + 1100)
     slices = start(opened, BatchLayout(12, 1, 1, 0))
-    with pytest.raises(DamagedSampleError, match=r"Sample 3 of .*shards/0001\.tar"):
+    with pytest.raises(DamagedSampleError, match=r"The sample '000009' of .*shards/0001\.tar"):
         next(slices)
 
 
@@ -201,7 +162,7 @@ def test_a_shard_cut_while_it_is_read_is_named(shards: Path, start: Start) -> No
     slices = start(opened, BatchLayout(4, 1, 1, 0), num_workers=1)
     assert len(next(slices).images) == 4
     os.truncate(shards / "0000.tar", 100)
-    with pytest.raises(DamagedSampleError, match=r"Sample \d of .*shards/0000\.tar"):
+    with pytest.raises(DamagedSampleError, match=r"The sample '00000\d' of .*shards/0000\.tar"):
         take(slices, 20)
 
 
@@ -234,62 +195,88 @@ def test_a_damaged_index_is_named(shards: Path, start: Start) -> None:
 
 def test_an_image_that_does_not_decode_is_named(shards: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its checksum is right, so it was damaged before it was packed."""
-    opened, original = open_(shards), reader.decode
-    broken = encode(noise(9))
+    monkeypatch.setattr(samples, "decode_into", _failing(samples.decode_into, encode(noise(9))))
+    with pytest.raises(DamagedSampleError, match=r"The sample '000009' of .*shards/0001\.tar .*cannot be decoded \(broken data stream\)"):
+        take(start(open_(shards), BatchLayout(12, 1, 1, 0)), 1)
 
-    def decode_but_one(payload: bytes, image_size: int, channels: int) -> np.ndarray:
+
+def _failing(decode_into: Callable[..., None], broken: bytes) -> Callable[..., None]:
+    def decode_but_one(out: np.ndarray, payload: bytes, *facts: int) -> None:
         if payload == broken:
-            raise OSError("broken data stream when reading image file")
-        return original(payload, image_size, channels)
+            raise UnreadableImageError("broken data stream")
+        decode_into(out, payload, *facts)
 
-    monkeypatch.setattr(reader, "decode", decode_but_one)
-    with pytest.raises(DamagedSampleError, match=r"Sample 3 of .*shards/0001\.tar"):
-        take(start(opened, BatchLayout(12, 1, 1, 0)), 1)
+    return decode_but_one
 
 
-def reader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
+SKIP = DamagePolicy(skip=True, max_skipped_share=0.5)
 
 
-def test_reading_ahead_is_bounded_and_ends_at_close(manifest: Manifest, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded = []
-    original = reader.decode
-    monkeypatch.setattr(reader, "decode", lambda *arguments: decoded.append(1) or original(*arguments))
-    slices = start(manifest, num_workers=3)
-    assert len(reader_threads()) == 3
-    ahead = (3 + 2) * 8
-    deadline = time.monotonic() + 10
-    while len(decoded) < ahead and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    assert len(decoded) == ahead
-    slices.close()
-    slices.close()
-    assert reader_threads() == []
+@pytest.fixture
+def damaged(shards: Path) -> Manifest:
+    """Two shards of six uncompressed images; of 000002 and 000009, a bit is flipped after indexing."""
+    for shard in range(2):
+        write_tar(shards / f"{shard:04d}.tar", [(f"{n:06d}.bmp", encode(noise(n), "bmp")) for n in range(6 * shard, 6 * shard + 6)])
+    opened = open_(shards)
+    for shard, name in ((0, "000002.bmp"), (1, "000009.bmp")):
+        flip_bit(shards / f"{shard:04d}.tar", member_offsets(shards / f"{shard:04d}.tar")[name][1] + 1100)
+    return opened
 
 
-def test_close_does_not_wait_for_what_is_not_begun(manifest: Manifest, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoding, go_on = threading.Event(), threading.Event()
-    original = reader.decode
-    num_decoded = []
+def skipping(manifest: Manifest, layout: BatchLayout, num_workers: int = 0, first_batch: int = 0, policy: DamagePolicy = SKIP) -> Reader:
+    return Reader(manifest, plan_of(manifest), layout, 8, 1, num_workers, first_batch, policy=policy)
 
-    def slow(*arguments) -> np.ndarray:
-        decoding.set()
-        go_on.wait(10)
-        num_decoded.append(1)
-        return original(*arguments)
 
-    monkeypatch.setattr(reader, "decode", slow)
-    slices = start(manifest, num_workers=1)
-    assert decoding.wait(10)
-    closing = threading.Thread(target=slices.close)
-    closing.start()
-    time.sleep(0.3)
-    go_on.set()
-    closing.join(10)
-    assert not closing.is_alive()
-    assert len(num_decoded) == 8
-    assert reader_threads() == []
+def numbers_of(images: torch.Tensor) -> list[int]:
+    """Which `noise` each image [n, 1, 8, 8] is."""
+    known = {noise(number).tobytes(): number for number in range(12)}
+    return [known[image.numpy().tobytes()] for image in images]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_damaged_samples_are_replaced_by_others_and_counted(damaged: Manifest, num_workers: int) -> None:
+    with contextlib.closing(skipping(damaged, BatchLayout(6, 1, 1, 0), num_workers)) as slices:
+        parts = take(slices, 6)  # three epochs
+        statistics, skips = slices.take_statistics(), slices.take_skips()
+    found = numbers_of(joined(parts)[0])
+    shards, places = plan_of(damaged).locate(np.arange(36))
+    expected = (6 * shards + places).tolist()
+    assert [a for a, b in zip(found, expected, strict=True) if b not in (2, 9)] == [b for b in expected if b not in (2, 9)]
+    assert not {2, 9} & set(found)
+    assert statistics.skipped["checksum"] >= 6  # each of the two once an epoch; replacements may be damaged, too
+    assert sorted(skip.key for skip in skips) == ["000002", "000009"]
+    assert all("0000.tar" in skip.shard or "0001.tar" in skip.shard for skip in skips)
+    assert slices.take_skips() == []
+
+
+def test_what_is_replaced_by_what_depends_on_nothing_but_its_number(damaged: Manifest) -> None:
+    """Not on ranks, workers, accumulation or where a run was resumed."""
+    alone = joined(take(skipping(damaged, BatchLayout(6, 1, 1, 0)), 6))[0]
+    of_ranks = [take(skipping(damaged, BatchLayout(6, 1, 2, rank)), 6) for rank in range(2)]
+    assert torch.equal(joined([of_ranks[rank][step] for step in range(6) for rank in range(2)])[0], alone)
+    assert torch.equal(joined(take(skipping(damaged, BatchLayout(6, 3, 1, 0), first_batch=2), 12))[0], alone[12:])
+
+
+def test_more_damage_than_allowed_ends_it(damaged: Manifest) -> None:
+    policy = DamagePolicy(skip=True, max_skipped_share=0.1)  # one of twelve
+    with pytest.raises(DamagedSampleError, match=r"2 of 12 samples .*, 2 of them since .* data\.max_skipped_share 0\.1 allows") as error:
+        take(skipping(damaged, BatchLayout(6, 1, 1, 0), policy=policy), 6)
+    assert "The last one: The sample '00000" in str(error.value)
+
+
+def test_a_shard_that_is_gone_is_skipped_sample_by_sample(damaged: Manifest) -> None:
+    damaged.shards[1].path.unlink()
+    slices = skipping(damaged, BatchLayout(6, 1, 1, 0), policy=DamagePolicy(skip=True, max_skipped_share=0.9))
+    assert set(numbers_of(joined(take(slices, 6))[0])) == {0, 1, 3, 4, 5}
+    assert slices.take_statistics().skipped["shard"] >= 18
+    assert len(slices.take_skips()) == 7  # six without a name, and 000002
+
+
+def test_all_samples_damaged_ends_it(damaged: Manifest) -> None:
+    for shard in damaged.shards:
+        os.truncate(shard.path, 100)
+    with pytest.raises(DamagedSampleError, match="16 samples in a row are damaged"):
+        take(skipping(damaged, BatchLayout(6, 1, 1, 0), policy=DamagePolicy(skip=True, max_skipped_share=1.0)), 1)
 
 
 def descriptors(directory: Path) -> int:
@@ -305,18 +292,17 @@ def descriptors(directory: Path) -> int:
 
 def test_many_shards_need_few_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard holds two: of itself and of its index."""
-    monkeypatch.setattr(reader, "OPEN_SHARDS", 4)
+    monkeypatch.setattr(samples, "OPEN_SHARDS", 4)
     directory = (tmp_path / "shards").resolve()
     write_set(directory, [2] * 30)
     opened = open_(directory)
     assert descriptors(directory) == 0
-    slices = Reader(opened, plan_of(opened), BatchLayout(6, 1, 1, 0), 8, 1, num_workers=2)
+    slices = Reader(opened, plan_of(opened), BatchLayout(6, 1, 1, 0), 8, 1, num_workers=0)
     most = 0
     for part in itertools.islice(slices, 30):
         assert len(part.images) == 6
         most = max(most, descriptors(directory))
-    assert 2 * 4 <= most < 25  # of the 60 there could be; the workers open and close while we count
-    slices.close()
+    assert most == 2 * 4  # of the 60 there could be
     del slices
     gc.collect()
     assert descriptors(directory) == 0

@@ -1,0 +1,167 @@
+"""Members of a tar -> samples, grouped as webdataset groups them; every image is decoded once."""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from distgan.data.decoding import EXTENSIONS, RAW_EXTENSION, UnreadableImageError, inspect
+from distgan.data.tar import Gap, Member
+
+LABEL_EXTENSION = "cls"
+MAX_IMAGE_BYTES = 2**28  # a header's claim of more is not believed
+SORTED = "pack it again with sorted names (tar --sort=name)"
+NO_LABEL = -1
+
+# One sample, as indexes hold it; little-endian.
+SAMPLE = np.dtype(
+    [
+        ("offset", "<u8"),  # of the image's bytes in the shard; of a raw image: of its pixels
+        ("bytes", "<u4"),
+        ("crc32", "<u4"),
+        ("label", "<i4"),  # NO_LABEL: none
+        ("width", "<u2"),
+        ("height", "<u2"),
+        ("channels", "u1"),  # 1 or 3
+        ("decoder", "u1"),  # a `decoding.Decoder`
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What a shard holds that is no whole sample.
+
+    Attributes:
+        key: of the sample; None where what is lost has no name.
+        text: completes a sentence that begins with the shard's name, mend included.
+        num_samples: that are lost by it; an estimate from the bytes where they have no names.
+    """
+
+    key: str | None
+    text: str
+    num_samples: int = 1
+
+
+class _Refused(Exception):  # noqa: N818 - carried to the damage of one sample
+    """Why a sample is none; the message is the text of a `Damage`."""
+
+
+class Grouping:
+    """Groups consecutive members by their key (the name up to the first dot of its last part), as webdataset does."""
+
+    def __init__(self, shard: Path, file: BinaryIO) -> None:
+        self._shard, self._file = shard, file
+        self.extensions: set[str] = set()  # of the plain files that were seen
+        self._key: str | None = None
+        self._members: list[tuple[str, Member]] = []
+        self._beside_gap = False
+        self._found: dict[str, tuple | Damage | None] = {}  # by key: a row of SAMPLE, why there is none, or None: nothing of interest
+        self._parts: dict[str, set[str]] = {}  # the extensions of each key
+        self._gaps: list[Damage] = []
+
+    def add(self, item: Member | Gap) -> None:
+        """The next of what `tar.walk` yields."""
+        if isinstance(item, Gap):
+            self._beside_gap = True  # a member of the group before it or after it may be lost
+            self._close()
+            self._beside_gap = True
+            self._gaps.append(Damage(None, item.reason, item.bytes))
+            return
+        key, extension = _key_and_extension(item.name)
+        if item.is_directory or not key.rpartition("/")[2]:  # hidden files, such as macOS's ._NAME, are no samples
+            return
+        if key != self._key:
+            self._close()
+            self._key = key
+        self._members.append((extension, item))
+        self.extensions |= {extension} if item.is_plain else set()
+
+    def result(self) -> tuple[list[tuple[str, tuple]], list[Damage]]:
+        """(key, row) of every whole sample in their order, and what is none."""
+        self._close()
+        samples = [(key, found) for key, found in self._found.items() if isinstance(found, tuple)]
+        return samples, self._gaps + [found for found in self._found.values() if isinstance(found, Damage)]
+
+    def _close(self) -> None:
+        """The group has ended."""
+        key, members = self._key, self._members
+        self._key, self._members = None, []
+        if key is None:
+            return
+        extensions = {extension for extension, _ in members}
+        beside_gap, self._beside_gap = self._beside_gap, False
+        try:
+            found = self._row(key, members, beside_gap)
+        except _Refused as refused:
+            found = Damage(key, str(refused))
+        if key in self._found and not (found is None and self._found[key] is None):
+            found = Damage(key, self._in_pieces(key, extensions))
+        self._found[key] = found
+        self._parts[key] = self._parts.get(key, set()) | extensions
+
+    def _in_pieces(self, key: str, extensions: set[str]) -> str:
+        if extensions & self._parts[key]:
+            return f"holds the sample {key!r} twice; {SORTED}"
+        return f"does not hold the members of the sample {key!r} side by side; {SORTED}"
+
+    def _row(self, key: str, members: list[tuple[str, Member]], beside_gap: bool) -> tuple | None:
+        """The index row of a sample; None if no member is an image or a label."""
+        by_extension = dict(members)
+        images = [extension for extension in by_extension if extension in EXTENSIONS]
+        if not images and RAW_EXTENSION in by_extension:  # beside another image it is something else
+            images = [RAW_EXTENSION]
+        for extension, member in members:
+            if not member.is_plain and (extension in images or extension == LABEL_EXTENSION):
+                kind = (
+                    "as a sparse file; pack it again as a plain one" if member.is_sparse else "which is a link or a device; pack it again"
+                )
+                raise _Refused(f"holds {member.name!r}{' ' if member.is_sparse else ', '}{kind}")
+        if not images and LABEL_EXTENSION not in by_extension:
+            return None  # files that belong to no sample, such as a README
+        if beside_gap:
+            raise _Refused(f"holds the sample {key!r} beside bytes that cannot be read, in which a part of it may be lost; pack it again")
+        if key.startswith("/") or ".." in key.split("/"):
+            raise _Refused(f"holds {members[0][1].name!r}, whose path leads out of the shard; pack it again with plain names")
+        if len(by_extension) < len(members):
+            doubled = next(member.name for extension, member in members if by_extension[extension] is not member)
+            raise _Refused(f"holds {doubled!r} twice; pack it again")
+        if len(images) != 1:
+            raise _Refused(f"holds {len(images)} images in the sample {key!r}; pack it again with one image each")
+        image = by_extension[images[0]]
+        if image.bytes > MAX_IMAGE_BYTES:
+            raise _Refused(f"holds {image.name!r} of {image.bytes} bytes; pack it again with images below {MAX_IMAGE_BYTES >> 20} MiB")
+        payload = self._read(image)
+        try:
+            facts = inspect(payload, images[0])
+        except UnreadableImageError as error:
+            raise _Refused(f"holds {image.name!r}, {error}") from None
+        label = self._label(key, by_extension.get(LABEL_EXTENSION))
+        payload = payload[facts.start :]
+        place = (image.offset + facts.start, len(payload), zlib.crc32(payload))
+        return (*place, label, facts.width, facts.height, facts.channels, int(facts.decoder))
+
+    def _label(self, key: str, member: Member | None) -> int:
+        if member is None:
+            return NO_LABEL
+        text = self._read(member) if member.bytes <= 32 else b"a long text"
+        if not text.strip().isdigit() or int(text) >= 2**31:
+            shown = text.decode(errors="replace").strip()
+            raise _Refused(f"holds the label {shown!r} in the sample {key!r}; make its .{LABEL_EXTENSION} a whole number from 0")
+        return int(text)
+
+    def _read(self, member: Member) -> bytes:
+        position = self._file.tell()
+        self._file.seek(member.offset)
+        content = self._file.read(member.bytes)
+        self._file.seek(position)
+        return content
+
+
+def _key_and_extension(name: str) -> tuple[str, str]:
+    """'a/b.seg.PNG' -> ('a/b', 'seg.png'): webdataset's rule, the key ends at the first dot of the last part."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, extension = last.partition(".")
+    return folder + slash + stem, extension.lower()
