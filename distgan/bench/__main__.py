@@ -3,6 +3,7 @@
 python -m distgan.bench ops --out bench.json
 python -m distgan.bench ops --only tiny --only forward --seconds 1
 python -m distgan.bench engines --ranks 1 2 4 --config launch/recipes/digits-sngan.yaml
+python -m distgan.bench data --workers 2
 """
 
 import argparse
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from distgan.bench import engines, goals, ops
+from distgan.bench import data, engines, goals, ops
+from distgan.bench.data import command as data_command
 from distgan.bench.engines import command
 from distgan.bench.machine import Machine
 from distgan.bench.measure import Row, measure
@@ -35,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.benchmark == "engines":
             report = command.report(options, others)
+            print(report.head(), "", report.tables(), sep="\n")
+            return EXIT_DONE
+        if options.benchmark == "data":
+            report = data_command.report(options)
             print(report.head(), "", report.tables(), sep="\n")
             return EXIT_DONE
         device = _checked_device(options)
@@ -110,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     command.add_options(compared)
+    images = benchmarks.add_parser("data", help="images/s beside webdataset and files", description=data.__doc__)
+    data_command.add_options(images)
     return parser
 
 

@@ -92,6 +92,9 @@ def decode_into(out: np.ndarray, payload: bytes, decoder: Decoder, width: int, h
         out[...] = decode(payload, len(out), out.shape[2])
         return
     try:
+        if decoder is Decoder.JPEG_TURBO and (height, width, channels) == out.shape:
+            _by_jpeg_turbo(payload, channels, out)
+            return
         if decoder is Decoder.RAW:
             pixels = np.frombuffer(payload, np.uint8).reshape(height, width, channels)
         else:
@@ -152,9 +155,9 @@ def _by_spng(payload: bytes, channels: int) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _by_jpeg_turbo(payload: bytes, channels: int) -> np.ndarray:
+def _by_jpeg_turbo(payload: bytes, channels: int, out: np.ndarray | None = None) -> np.ndarray:
     # Not strict: Pillow lets pass what libjpeg only warns of, too.
-    return simplejpeg.decode_jpeg(payload, "GRAY" if channels == 1 else "RGB", strict=False)
+    return simplejpeg.decode_jpeg(payload, "GRAY" if channels == 1 else "RGB", strict=False, buffer=out)
 
 
 _QUICK: dict[Decoder, Callable[[bytes, int], np.ndarray]] = {Decoder.SPNG: _by_spng, Decoder.JPEG_TURBO: _by_jpeg_turbo}

@@ -75,9 +75,9 @@ class SampleReader:
         """
         problems: list[Problem] = []
         statistics = ReadStatistics()
-        for number in np.unique(shards).tolist():
-            rows = np.flatnonzero(shards == number)
-            own_places = places[rows]
+        order = np.argsort(shards, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
+            number, own_places = int(shards[rows[0]]), places[rows]
             try:
                 shard = self._open(number)
             except (OSError, ValueError) as error:
@@ -132,7 +132,7 @@ class _OpenShard:
             raise ValueError("the shard has another size")
         if zlib.crc32(shard.index_file.read_bytes()) != shard.record.index_crc32:
             raise ValueError("the index has another checksum")
-        self.index = shard.load_index()
+        self.index = np.asarray(shard.load_index())  # indexing a memmap costs several times what indexing an array does
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from distgan.bench.__main__ import main
+from distgan.bench.data.report import DataReport
 from distgan.bench.engines import memory
 from distgan.bench.engines.report import EnginesReport
 from distgan.bench.ranks import run_ranks
@@ -83,6 +84,28 @@ def test_the_engines_are_measured(tmp_path: Path) -> None:
     assert factors["ZeRO 2", "discriminator"] > 2, "the penalty's gradient is exchanged by itself, and new parameters are"
     assert {overlap.network for overlap in report.overlaps} == {"discriminator", "generator"}
     assert report.tables() in result.stdout
+
+
+def test_the_data_is_measured(tmp_path: Path) -> None:
+    """Every contestant gives the set's images with their labels, which the benchmark checks itself."""
+    out = tmp_path / "data.json"
+    command = [sys.executable, "-m", "distgan.bench", "data", "--seconds", "0.1", "--scale", "0.01", "--ranks", "2", "--out", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert result.returncode == 0, result.stderr
+    report = DataReport.model_validate_json(out.read_text())
+    contestants = ["webdataset", "webdataset, its own decoder", "files", "distgan"]
+    assert [(one.images, one.contestant) for one in report.throughputs] == [
+        (images, contestant) for images in ("32x32 png", "256x256 jpeg", "32x32 raw") for contestant in contestants
+    ]
+    assert all(one.samples_per_second > 0 and one.cpu_microseconds > 0 for one in report.throughputs)
+    assert report.waiting is not None
+    assert 0 < report.waiting.share < 1
+    assert report.tables() in result.stdout
+
+
+def test_bad_data_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--workers", "-1", "--seconds", "0"]) == 2
+    assert "--workers is -1; give at least 0." in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="two ranks would need two GPUs, and what is expected is a CPU's")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from distgan.batch import BatchLayout
-from distgan.data import samples
+from distgan.data import reader, samples
 from distgan.data.damage import DamagedSampleError, DamagePolicy
 from distgan.data.decoding import UnreadableImageError
 from distgan.data.grouping import NO_LABEL
@@ -106,6 +106,13 @@ def test_ranks_together_read_what_one_reads(manifest: Manifest, start: Start, wo
 @pytest.mark.parametrize("num_workers", [1, 2, 5])
 def test_the_number_of_workers_changes_nothing(manifest: Manifest, start: Start, num_workers: int) -> None:
     assert same(take(start(manifest, num_workers=num_workers), 12), take(start(manifest), 12))
+
+
+def test_slices_are_located_many_at_a_time(manifest: Manifest, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = BatchLayout(8, 2, 2, 1)
+    expected = take(start(manifest, layout, first_batch=5), 20)
+    monkeypatch.setattr(reader, "LOCATED_AT_ONCE", 6)  # three slices of two
+    assert same(take(start(manifest, layout, first_batch=5), 20), expected)
 
 
 @pytest.mark.parametrize("first_batch", [1, 3, 4, 9, 1000])

@@ -1,0 +1,74 @@
+"""What `python -m distgan.bench data` does."""
+
+import argparse
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from distgan.bench.data import speed
+from distgan.bench.data.contestants import CONTESTANTS
+from distgan.bench.data.report import DataReport
+from distgan.bench.data.sets import image_sets
+from distgan.bench.machine import Machine
+from distgan.bench.ranks import run_ranks
+from distgan.errors import InputError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="worker processes of each contestant (default: 2)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time for each contestant and set (default: 10)")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="size of the sets; 1 is 20,000 and 4,000 images (default: 1)")
+    parser.add_argument("--ranks", type=int, default=2, metavar="N", help="ranks of the training run that waits (default: 2; 0: none)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures to this JSON file")
+
+
+def report(options: argparse.Namespace) -> DataReport:
+    """Measure all of it.
+
+    Raises:
+        InputError: an option cannot be.
+    """
+    least = {"workers": 0, "batch_size": 1, "ranks": 0}
+    problems = [
+        f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least {minimum}."
+        for name, minimum in least.items()
+        if getattr(options, name) < minimum
+    ]
+    problems += [
+        f"--{name} is {getattr(options, name):g}; give more than 0." for name in ("seconds", "scale") if not getattr(options, name) > 0
+    ]
+    if problems:
+        raise InputError(problems)
+    torch.set_num_threads(1)
+    found = DataReport(
+        benchmark="data",
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=Machine.find(),
+        device="cpu",
+        webdataset=version("webdataset"),
+        num_workers=options.workers,
+        batch_size=options.batch_size,
+        seconds=options.seconds,
+        throughputs=[],
+        waiting=None,
+    )
+    if options.out:
+        found.write(options.out)  # now, so that a path that cannot be written is refused before anything is measured
+    with tempfile.TemporaryDirectory(prefix="distgan-bench-") as folder:
+        for images in image_sets(Path(folder), options.scale):
+            print(f"{images.name}: {', '.join(CONTESTANTS)}", file=sys.stderr, flush=True)
+            images.write()
+            found.throughputs.extend(speed.throughputs(images, list(CONTESTANTS), options.batch_size, options.workers, options.seconds))
+        if options.ranks:
+            print(f"training on {options.ranks} ranks", file=sys.stderr, flush=True)
+            waiting = run_ranks(options.ranks, speed.waiting, Path(folder, "run"), options.seconds)[0]
+            found = found.model_copy(update={"waiting": waiting})
+    if options.out:
+        found.write(options.out)
+    return found
