@@ -7,6 +7,7 @@ import torch
 
 from distgan.batch import Batch, BatchLayout
 from distgan.data.reader import Reader
+from distgan.data.upload import Upload
 from distgan.images import to_float
 from distgan.randomness import Randomness
 
@@ -30,6 +31,7 @@ class Feed:
         device: torch.device,
     ) -> None:
         self.reader, self._randomness, self._layout = reader, randomness, layout
+        self._upload = Upload(reader, device)
         self._latent_size, self._num_classes, self._device = latent_size, num_classes, device
 
     def for_discriminator(self, step: int) -> list[Batch]:
@@ -57,9 +59,8 @@ class Feed:
 
     def _real(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The next slice of real images and, if the model is conditional, of their labels."""
-        real = next(self.reader)
-        images = to_float(real.images.to(self._device, non_blocking=True))
-        return images, None if self._num_classes is None else real.labels.to(self._device, non_blocking=True)
+        real = next(self._upload)
+        return to_float(real.images), None if self._num_classes is None else real.labels
 
     def _noise(self, phase: str, index: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Latents and labels for the fakes of the whole global batch."""

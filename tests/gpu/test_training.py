@@ -25,7 +25,7 @@ def _train(world: World, directory: Path, engine: str, dtype: str) -> tuple[dict
     assert world.device.type == "cuda"
     settings: dict[str, dict[str, Any]] = {
         "train": {"batch_size": 16},
-        "data": {"num_workers": 1},
+        "data": {"num_workers": 2},
         "model": SMALL_MODELS["mlp"],
         "penalty": {"every": 2},
         "precision": {"dtype": dtype},

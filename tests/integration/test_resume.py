@@ -11,32 +11,29 @@ import pytest
 import torch
 
 from distgan import checkpoint
-from distgan.data.reader import Reader, RealSlice
+from distgan.data.upload import OnDevice, Upload
 from tests.training import SMALL_MODELS, everything, settings, trainer_of, worst_error
 
 GUARD_SECONDS = 120
 
 
-class RecordingReader:
-    """Passes a reader on and remembers which samples went through."""
+class Recording:
+    """Passes real images on and remembers which samples went through."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
         self.numbers: list[np.ndarray] = []
 
-    def __next__(self) -> RealSlice:
-        real = next(self._reader)
+    def __next__(self) -> OnDevice:
+        real = next(self._upload)
         self.numbers.append(real.numbers)
         return real
-
-    def __getattr__(self, name: str):
-        return getattr(self._reader, name)
 
 
 def _iterate(values: dict, iterations: int, *, save: bool) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """Go on with the run for some iterations; everything it holds after, and the samples it saw."""
     with trainer_of(values) as trainer:
-        trainer.feed.reader = recorder = RecordingReader(trainer.feed.reader)  # type: ignore[assignment]
+        trainer.feed._upload = recorder = Recording(trainer.feed._upload)  # type: ignore[assignment]
         for _ in range(iterations):
             trainer.iterate()
         if save:
