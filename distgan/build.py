@@ -13,6 +13,7 @@ from distgan.batch import BatchLayout
 from distgan.checkpoint import Checkpoint
 from distgan.config import Optimizer, TrainConfig, problems_between_fields
 from distgan.data import digits, urls
+from distgan.data.augment import Augmentation
 from distgan.data.damage import DamagePolicy
 from distgan.data.manifest import Manifest, open_manifest
 from distgan.data.plan import SamplePlan
@@ -29,7 +30,7 @@ from distgan.engine.deepspeed import DeepSpeedEngine
 from distgan.engine.zero3 import Zero3Engine
 from distgan.errors import InputError
 from distgan.feed import Feed
-from distgan.images import save_grid
+from distgan.images import save_grid, to_float, to_uint8
 from distgan.losses import LOSSES
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.reporter import Reporter
@@ -131,6 +132,7 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
         state.iteration, state.train_seconds = saved.state["iteration"], saved.state["train_seconds"]
 
     randomness = Randomness(config.run.seed)
+    augmentation = Augmentation(randomness, **config.data.augment.model_dump())
     layout = BatchLayout(config.train.batch_size, config.engine.accumulation_steps, world.size, world.rank)
     generator, discriminator = build_networks(config, preflight.images, preflight.num_classes)
     generator.to(world.device)
@@ -168,12 +170,12 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
         for skip in preflight.manifest.skips:
             reporter.skipped(skip)
         if world.is_main:
-            _save_real_grid(config, preflight, directory)
+            _save_real_grid(config, preflight, augmentation, directory)
         yield Trainer(
             world=world,
             schedule=schedule,
             state=state,
-            feed=Feed(reader, randomness, layout, config.model.latent_size, preflight.num_classes, world.device),
+            feed=Feed(reader, augmentation, randomness, layout, config.model.latent_size, preflight.num_classes, world.device),
             discriminator_phase=discriminator_phase,
             generator_phase=generator_phase,
             discriminator_engine=engines["discriminator"],
@@ -197,12 +199,13 @@ def _policy(config: TrainConfig) -> DamagePolicy:
     return DamagePolicy(config.data.on_error == "skip", config.data.max_skipped_share)
 
 
-def _save_real_grid(config: TrainConfig, preflight: Preflight, directory: RunDirectory) -> None:
-    """Real images beside the generated ones, as the discriminator gets them: scaled, cropped, in the run's own order."""
+def _save_real_grid(config: TrainConfig, preflight: Preflight, augmentation: Augmentation, directory: RunDirectory) -> None:
+    """Real images beside the generated ones, as the discriminator gets them: scaled, cropped, augmented, in the run's own order."""
     one_rank = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
     layout = BatchLayout(config.metrics.num_sample_images, accumulation_steps=1, world_size=1, rank=0)
     with closing(_build_reader(config, preflight, layout, 0, one_rank, num_workers=0)) as reader:
-        save_grid(next(reader).images, directory.samples / "real.png")
+        real = next(reader)
+        save_grid(to_uint8(augmentation(to_float(real.images), real.numbers)), directory.samples / "real.png")
 
 
 def _build_reader(

@@ -54,6 +54,15 @@ class Train(Section):
     discriminator_steps: int = Field(default=1, ge=1, description="discriminator steps (one real batch each) per generator step")
 
 
+class Augment(Section):
+    """What happens to each real image before the discriminator sees it, drawn anew every time; the generator learns it, too."""
+
+    flip: bool = Field(default=False, description="mirror left and right, with probability 1/2")
+    rotation_degrees: float = Field(default=0.0, ge=0, le=180, description="turn by an angle of up to this, in degrees, to either side")
+    shift: float = Field(default=0.0, ge=0, lt=1, description="move by up to this share of the side, sideways and up or down")
+    zoom: float = Field(default=0.0, ge=0, lt=1, description="enlarge by a factor of 1 - zoom to 1 + zoom")
+
+
 class Data(Section):
     """The training images."""
 
@@ -76,6 +85,7 @@ class Data(Section):
     max_skipped_share: float = Field(
         default=0.01, ge=0, lt=1, description="on_error skip: the largest share of all samples that may be skipped before the run ends"
     )
+    augment: Augment = Augment()
 
 
 class Loss(Section):

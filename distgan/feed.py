@@ -6,6 +6,7 @@ from typing import overload
 import torch
 
 from distgan.batch import Batch, BatchLayout
+from distgan.data.augment import Augmentation
 from distgan.data.reader import Reader
 from distgan.data.upload import Upload
 from distgan.images import to_float
@@ -17,6 +18,7 @@ class Feed:
 
     Args:
         reader: stands at the batch of the next discriminator step.
+        augmentation: of the real images.
         latent_size: length of the noise vector.
         num_classes: None if the model is unconditional.
     """
@@ -24,13 +26,14 @@ class Feed:
     def __init__(
         self,
         reader: Reader,
+        augmentation: Augmentation,
         randomness: Randomness,
         layout: BatchLayout,
         latent_size: int,
         num_classes: int | None,
         device: torch.device,
     ) -> None:
-        self.reader, self._randomness, self._layout = reader, randomness, layout
+        self.reader, self._augmentation, self._randomness, self._layout = reader, augmentation, randomness, layout
         self._upload = Upload(reader, device)
         self._latent_size, self._num_classes, self._device = latent_size, num_classes, device
 
@@ -60,7 +63,8 @@ class Feed:
     def _real(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The next slice of real images and, if the model is conditional, of their labels."""
         real = next(self._upload)
-        return to_float(real.images), None if self._num_classes is None else real.labels
+        images = self._augmentation(to_float(real.images), real.numbers)
+        return images, None if self._num_classes is None else real.labels
 
     def _noise(self, phase: str, index: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Latents and labels for the fakes of the whole global batch."""

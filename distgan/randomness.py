@@ -33,6 +33,17 @@ class Randomness:
         """Uniform integers in [0, below), [count] int64."""
         return torch.from_numpy(self._generator(stream, index).integers(below, size=count))
 
+    def uniform_of_samples(self, stream: str, numbers: np.ndarray, size: int) -> torch.Tensor:
+        """Uniform numbers in [0, 1) for the samples with these consecutive numbers in the run ([N] integers), [N, size] float64.
+
+        A sample's are a function of (seed, stream, its number) alone.
+        """
+        first, count = int(numbers[0]), len(numbers)
+        assert int(numbers[-1]) - first == count - 1, "one generator counts on from the first sample"
+        blocks = -(-size // 4)  # Philox counts in blocks of four numbers; each sample has blocks of its own
+        generator = np.random.Generator(np.random.Philox(key=self._key(stream, 0), counter=first * blocks))
+        return torch.from_numpy(generator.random((count, 4 * blocks))[:, :size])
+
     @staticmethod
     def normal_of_samples(seed: int, first_position: int, shape: tuple[int, ...]) -> torch.Tensor:
         """Standard normal numbers [N, ...] fp32; a sample's are a function of `operator_seed`'s seed and its global position alone."""

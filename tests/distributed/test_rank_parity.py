@@ -45,6 +45,12 @@ CELLS["mlp-approximated-r1"] = {
     "penalty": {"name": "approximated_r1", "weight": 2.0, "every": 2, "noise_std": 0.5},
     "engine": {"accumulation_steps": 2},
 }
+CELLS["mlp-augmented"] = {
+    "model": SMALL_MODELS["mlp"],
+    "data": {"augment": {"flip": True, "rotation_degrees": 20, "shift": 0.1, "zoom": 0.2}},
+    "train": {"discriminator_steps": 2},
+    "engine": {"accumulation_steps": 2},
+}
 CELLS["dcgan-batchnorm-in-both"] = {
     "model": SMALL_MODELS["dcgan"] | {"discriminator_norm": "batch"},
     "penalty": {"name": "none"},

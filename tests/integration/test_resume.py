@@ -49,6 +49,7 @@ def test_five_iterations_equal_two_and_three(model: str, penalty: str, tmp_path:
         "penalty": {"name": penalty, "every": 3},
         "train": {"discriminator_steps": 2},
         "engine": {"accumulation_steps": 2},
+        "data": {"augment": {"flip": True, "rotation_degrees": 20, "shift": 0.1, "zoom": 0.2}},
     }
     whole, whole_numbers = _iterate(settings(tmp_path / "whole", **sections), 5, save=False)
     _, first_numbers = _iterate(settings(tmp_path / "parts", **sections), 2, save=True)

@@ -52,6 +52,15 @@ def test_values_of_every_kind_from_flags() -> None:
     assert config.run.dir == "a b"
 
 
+def test_a_section_in_a_section_from_files_and_flags(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("data: {num_workers: 3, augment: {flip: true, zoom: 0.25}}\n")
+    config = parse_command(["--config", str(path), "--data.augment.zoom", "0.5", "--data.augment.rotation_degrees=10"]).config
+    assert config.data.num_workers == 3
+    assert config.data.augment.model_dump() == {"flip": True, "rotation_degrees": 10.0, "shift": 0.0, "zoom": 0.5}
+    assert parse_command(["--config", str(path), "--no-data.augment.flip"]).config.data.augment.flip is False
+
+
 def test_environment_variables_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("train.batch_size", "7")
     monkeypatch.setenv("TRAIN", '{"batch_size": 7}')
@@ -134,6 +143,7 @@ def test_what_resume_may_change_exists() -> None:
     for allowed in RESUME_MAY_CHANGE:
         assert any(resume_may_change(field) and field.startswith(allowed) for field in fields), allowed
     assert not resume_may_change("train.total_kimg_more")
+    assert not resume_may_change("data.augment.flip")
     assert not resume_may_change("model.latent_size")
 
 

@@ -15,6 +15,7 @@ DRAWS: dict[str, Draw] = {
     "normal": lambda randomness, stream, index: randomness.normal(stream, index, 64, 5),
     "operator_seed": lambda randomness, stream, index: torch.tensor([randomness.operator_seed(stream, index) % 2**62]),
     "integers": lambda randomness, stream, index: randomness.integers(stream, index, 64, 1000),
+    "uniform_of_samples": lambda randomness, stream, index: randomness.uniform_of_samples(stream, 8 * index + np.arange(8), 3),
 }
 every_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
 
@@ -101,6 +102,8 @@ def test_the_scheme_has_not_changed() -> None:
     assert randomness.normal("generator.latents", 7, 2, 2).tolist() == [pytest.approx(row, abs=1e-5) for row in expected_normal]
     assert randomness.operator_seed("interpolation", 7) == 13469055998035311305
     assert randomness.integers("generator.labels", 7, 6, 10).tolist() == [7, 1, 4, 5, 7, 8]
+    expected_uniform = [[0.9920841680828126, 0.43039288499272044], [0.76431578059308, 0.3871726415884661]]
+    assert randomness.uniform_of_samples("augment.move", np.array([10**15, 10**15 + 1]), 5)[:, [0, 4]].tolist() == expected_uniform
     with randomness.initialising("generator"):
         assert torch.rand(2).tolist() == pytest.approx([0.13102168, 0.03772771])
 
@@ -128,3 +131,28 @@ def test_the_numbers_of_a_sample_follow_its_position_alone() -> None:
     between = np.corrcoef(together.flatten(1))[np.triu_indices(64, 1)]
     assert np.abs(between).max() < 6 / np.sqrt(768), "the samples' numbers are independent"
     assert not torch.equal(Randomness.normal_of_samples(seed + 1, 0, (64, 3, 16, 16)), together)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 9])
+def test_the_uniform_numbers_of_a_sample_follow_its_number_alone(size: int) -> None:
+    randomness = Randomness(3)
+    together = randomness.uniform_of_samples("a", np.arange(1000, 1064), size)
+    assert (together.shape, together.dtype) == ((64, size), torch.float64)
+    for first, count in ((0, 8), (8, 24), (63, 1)):
+        part = randomness.uniform_of_samples("a", np.arange(1000 + first, 1000 + first + count), size)
+        assert torch.equal(part, together[first : first + count])
+    assert len(set(together.flatten().tolist())) == 64 * size, "no two samples share a number"
+
+
+def test_uniform_numbers_of_samples_are_uniform_and_independent() -> None:
+    numbers = Randomness(4).uniform_of_samples("a", np.arange(10**12, 10**12 + 5000), 5).numpy()
+    assert 0 <= numbers.min() < numbers.max() < 1
+    for column in range(5):
+        assert stats.kstest(numbers[:, column], "uniform").pvalue > 1e-3, column
+        assert abs(np.corrcoef(numbers[1:, column], numbers[:-1, column])[0, 1]) < 4 / np.sqrt(5000), column
+    assert np.abs(np.corrcoef(numbers.T)[np.triu_indices(5, 1)]).max() < 4 / np.sqrt(5000)
+
+
+def test_numbers_that_are_not_consecutive_are_a_bug() -> None:
+    with pytest.raises(AssertionError, match="counts on"):
+        Randomness(0).uniform_of_samples("a", np.array([0, 2, 3]), 1)
