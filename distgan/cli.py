@@ -39,9 +39,9 @@ def parse_command(arguments: Sequence[str]) -> Command:
     for path in first.config:
         values = _merged(values, read_yaml(path))
     cls = _class_for(first.model_name or _model_name_in(values))
-    flags, unknown = _parse_flags(cls, arguments)
-    values = _merged(values, flags)
     known = flatten(cls.model_validate({}).model_dump())
+    flags, unknown = _parse_flags(cls, arguments, known)
+    values = _merged(values, flags)
     problems = _unknown_flags(unknown, known)
     if first.config:
         values = _merged({"run": {"dir": f"runs/{first.config[-1].stem}"}}, values)
@@ -118,7 +118,7 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"The command line cannot be read: {message}; see --help.")
 
 
-def _parse_flags(cls: type[TrainConfig], arguments: Sequence[str]) -> tuple[dict, list[str]]:
+def _parse_flags(cls: type[TrainConfig], arguments: Sequence[str], known: dict) -> tuple[dict, list[str]]:
     """The nested settings given as flags, and the arguments that are none."""
     unknown: list[str] = []
 
@@ -148,8 +148,10 @@ def _parse_flags(cls: type[TrainConfig], arguments: Sequence[str]) -> tuple[dict
             cli_use_class_docs_for_groups=True,
         )
         return source(), unknown
-    except SettingsError as error:
-        raise InputError(f"The command line cannot be read: {error}; write --section.key value.") from None
+    except SettingsError as error:  # which names the outermost section only
+        keys = [argument.removeprefix("--").partition("=")[0] for argument in arguments if argument.startswith("--")]
+        problem = next((f"--{key} is a section" for key in keys if key in _sections(known)), error)
+        raise InputError(f"The command line cannot be read: {problem}; write --section.key value.") from None
 
 
 def _merged(values: dict, more: dict) -> dict:
@@ -173,12 +175,18 @@ def _class_for(model_name: str) -> type[TrainConfig]:
     return config_class(model_name)
 
 
+def _sections(known: dict) -> list[str]:
+    """'data' and 'data.augment' for {'data.augment.flip': ...}."""
+    return sorted({field[:dot] for field in known for dot, letter in enumerate(field) if letter == "."})
+
+
 def _not_a_setting(field: str, known: dict) -> str:
     owners = [name for name, model in MODELS.items() if field.removeprefix("model.") in model.Options.model_fields]
     if field.startswith("model.") and owners:
         return f"{field} is a setting of model.name {' or '.join(owners)}, but model.name is {known['model.name']}; take it out."
-    same_leaf = [name for name in known if name.rpartition(".")[2] == field.rpartition(".")[2]]
-    nearest = difflib.get_close_matches(field, same_leaf or known, n=1, cutoff=0.0 if same_leaf else 0.6)
+    names = [*known, *_sections(known)]
+    same_leaf = [name for name in names if name.rpartition(".")[2] == field.rpartition(".")[2]]
+    nearest = difflib.get_close_matches(field, same_leaf or names, n=1, cutoff=0.0 if same_leaf else 0.6)
     mend = f"did you mean {nearest[0]}?" if nearest else "see --help for all settings."
     return f"{field} is not a setting; {mend}"
 
@@ -203,10 +211,11 @@ def _unknown_flags(arguments: list[str], known: dict) -> list[str]:
 
 def _sentence(details: ErrorDetails, known: dict) -> str:
     field = ".".join(str(part) for part in details["loc"])
-    if len(details["loc"]) == 1 and field in known:
-        section, _, key = field.partition(".")
-        return f"{field} stands as one key in a file; write it as two levels, {section}: {{{key}: {details['input']!r}}}."
     value = details["input"]
+    if any("." in str(part) for part in details["loc"]) and (field in known or field in _sections(known)):
+        *outer, innermost = field.split(".")
+        nested = ": {".join([*outer, f"{innermost}: {value!r}"]) + "}" * len(outer)
+        return f"{field} stands as one key in a file; write its levels apart, {nested}."
     if details["type"] == "extra_forbidden":
         return _not_a_setting(field, known)
     if details["type"] in ("model_type", "dict_type", "model_attributes_type"):

@@ -49,7 +49,18 @@ def _not_a_tar(directory: Path) -> Sequence[str]:
 def _another_configuration(directory: Path) -> Sequence[str]:
     run = ["--run.dir", str(directory / "old"), "--metrics.port", "0", "--train.total_kimg", "0.064"]
     assert train.main([*run, "--model.name", "mlp"]) == 0
-    return [*run, "--model.name", "mlp", "--train.batch_size", "32", "--model.latent_size", "7", "--checkpoint.keep", "9"]
+    return [
+        *run,
+        "--model.name",
+        "mlp",
+        "--train.batch_size",
+        "32",
+        "--model.latent_size",
+        "7",
+        "--checkpoint.keep",
+        "9",
+        "--data.augment.flip",
+    ]
 
 
 def _changed_data(directory: Path) -> Sequence[str]:
@@ -100,6 +111,18 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         _with_file("a.yaml", "penalty:\n  wieght: 3\n"),
         ["penalty.wieght is not a setting; did you mean penalty.weight?"],
     ),
+    "unknown flag of a section in a section": (
+        _with("--data.augment.flipp"),
+        ["data.augment.flipp is not a setting; did you mean data.augment.flip?"],
+    ),
+    "unknown key of a section in a section": (
+        _with_file("a.yaml", "data: {augment: {rotation: 3}}\n"),
+        ["data.augment.rotation is not a setting; did you mean data.augment.rotation_degrees?"],
+    ),
+    "unknown section in a section": (
+        _with_file("a.yaml", "data: {augmentation: {flip: true}}\n"),
+        ["data.augmentation is not a setting; did you mean data.augment?"],
+    ),
     "option of another model": (
         _with("--model.name", "mlp", "--model.max_channels", "8"),
         ["model.max_channels is a setting of model.name dcgan, but model.name is mlp"],
@@ -117,14 +140,45 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     "no such file": (_with("--config", "nowhere.yaml"), ["--config nowhere.yaml cannot be read", "No such file"]),
     "a dotted key in a file": (
         _with_file("a.yaml", "train.batch_size: 16\n"),
-        ["train.batch_size stands as one key in a file; write it as two levels, train: {batch_size: 16}"],
+        ["train.batch_size stands as one key in a file; write its levels apart, train: {batch_size: 16}"],
+    ),
+    "dotted keys of a section in a section": (
+        _with_file("a.yaml", "data.augment.flip: true\n"),
+        ["data.augment.flip stands as one key in a file; write its levels apart, data: {augment: {flip: True}}"],
+    ),
+    "a dotted section in a file": (
+        _with_file("a.yaml", "data: {augment.zoom: 0.1}\ndata.augment: {zoom: 0.1}\n"),
+        [
+            "data.augment.zoom stands as one key in a file; write its levels apart, data: {augment: {zoom: 0.1}}",
+            "data.augment stands as one key in a file; write its levels apart, data: {augment: {'zoom': 0.1}}",
+        ],
     ),
     "a section twice in a file": (
         _with_file("a.yaml", "train: {batch_size: 8}\ntrain: {total_kimg: 1}\n"),
         ["the key 'train' stands twice"],
     ),
     "a key that is a mapping": (_with_file("a.yaml", "train: {{batch_size}}\n"), ["a.yaml is not valid YAML", "unhashable key"]),
-    "a section as a flag": (_with("--train", "foo"), ["The command line cannot be read", "train"]),
+    "a section as a flag": (_with("--train", "foo"), ["The command line cannot be read: --train is a section; write --section.key value"]),
+    "a section in a section as a flag": (
+        _with("--run.seed", "1", "--data.augment=on"),
+        ["The command line cannot be read: --data.augment is a section; write --section.key value"],
+    ),
+    "a number for a section in a section": (
+        _with("--data.augment", "3"),
+        ["data.augment is 3, but it is a section; give its settings as data.augment.key"],
+    ),
+    "a list that does not end": (
+        _with("--model.name", "mlp", "--model.generator_sizes", "[1"),
+        ["The command line cannot be read", "model.generator_sizes", "Missing end delimiter"],
+    ),
+    "more augmentation than there is": (
+        _with("--data.augment.rotation_degrees", "181", "--data.augment.shift", "1", "--data.augment.zoom", "1"),
+        [
+            "data.augment.rotation_degrees is '181'; input should be less than or equal to 180",
+            "data.augment.shift is '1'; input should be less than 1",
+            "data.augment.zoom is '1'; input should be less than 1",
+        ],
+    ),
     "a directory that cannot be made": (_with("--run.dir", "/proc/x/y"), ["run.dir is '/proc/x/y'", "cannot be made"]),
     "a sample's members apart": (
         _with_shard({"0.png": _png(32, 32), "1.png": _png(32, 32), "2.cls": b"1", "2b.png": _png(32, 32), "2.png": _png(32, 32)}),
@@ -274,7 +328,10 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     ),
     "another configuration": (
         _another_configuration,
-        ["train.batch_size is 32, but the run in", "has 64", "model.latent_size is 7", "has 100", "--run.overwrite"],
+        [
+            *("train.batch_size is 32, but the run in", "has 64", "model.latent_size is 7", "has 100", "--run.overwrite"),
+            *("data.augment.flip is True, but the run in", "has False; set it back"),
+        ],
     ),
     "other data than the run's": (_changed_data, ["whose content has changed since the run in"]),
     "a run directory below a file": (_a_file_in_the_way, ["run.dir is", "is a file; set run.dir to a directory"]),
