@@ -14,9 +14,10 @@ from distgan.checkpoint import Checkpoint
 from distgan.config import Optimizer, TrainConfig, problems_between_fields
 from distgan.data import digits, urls
 from distgan.data.augment import Augmentation
+from distgan.data.balanced_plan import BalancedPlan
 from distgan.data.damage import DamagePolicy
 from distgan.data.manifest import Manifest, open_manifest
-from distgan.data.plan import SamplePlan
+from distgan.data.plan import Plan, SamplePlan
 from distgan.data.reader import Reader
 from distgan.data.skips import SkipLedger
 from distgan.distributed import World
@@ -87,7 +88,9 @@ def _check_data(config: TrainConfig) -> Preflight:
         size = manifest.image_size(config.data.resolution)
         problems += MODELS[config.model.name].problems(config.model, size)
         if config.model.conditional:
-            manifest.check_labels()
+            manifest.check_labels("model.conditional")
+        if config.data.balance_classes:
+            manifest.check_labels("data.balance_classes")
     except InputError as error:
         raise InputError(problems + error.problems) from None
     if problems:
@@ -211,11 +214,9 @@ def _save_real_grid(config: TrainConfig, preflight: Preflight, augmentation: Aug
 def _build_reader(
     config: TrainConfig, preflight: Preflight, layout: BatchLayout, first_batch: int, world: World, num_workers: int
 ) -> Reader:
-    manifest = preflight.manifest
-    samples_per_shard = np.array([shard.record.num_samples for shard in manifest.shards])
     return Reader(
-        manifest,
-        SamplePlan(samples_per_shard, manifest.hash, config.run.seed, config.data.shuffle_window),
+        preflight.manifest,
+        _build_plan(config, preflight.manifest),
         layout,
         preflight.images.size,
         preflight.images.channels,
@@ -224,6 +225,14 @@ def _build_reader(
         pin_memory=world.device.type == "cuda",
         policy=_policy(config),
     )
+
+
+def _build_plan(config: TrainConfig, manifest: Manifest) -> Plan:
+    if config.data.balance_classes:
+        labels_per_shard = [np.array(shard.load_index()["label"]) for shard in manifest.shards]  # copies: a process has 65,530 mappings
+        return BalancedPlan(labels_per_shard, manifest.hash, config.run.seed)
+    samples_per_shard = np.array([shard.record.num_samples for shard in manifest.shards])
+    return SamplePlan(samples_per_shard, manifest.hash, config.run.seed, config.data.shuffle_window)
 
 
 def _newest_checkpoint(directory: RunDirectory, world: World) -> tuple[Checkpoint | None, list[str]]:

@@ -85,6 +85,9 @@ class Data(Section):
     max_skipped_share: float = Field(
         default=0.01, ge=0, lt=1, description="on_error skip: the largest share of all samples that may be skipped before the run ends"
     )
+    balance_classes: bool = Field(
+        default=False, description="draw every class equally often, from all shards at once (data.shuffle_window is without effect)"
+    )
     augment: Augment = Augment()
 
 

@@ -84,14 +84,14 @@ class Manifest:
             )
         return smallest
 
-    def check_labels(self) -> None:
-        """Raise InputError, naming one, if a sample has no label."""
+    def check_labels(self, option: str = "model.conditional") -> None:
+        """Raise InputError, naming one, if a sample has no label; `option` is the switch that asks for them."""
         for shard in self.shards:
             if shard.record.num_labelled < shard.record.num_samples:
                 number = int(np.flatnonzero(shard.load_index()["label"] == NO_LABEL)[0])
                 raise InputError(
-                    f"model.conditional is true, but the sample {shard.load_keys()[number]!r} of {shard.path} has no label (.cls); "
-                    "add the label or set model.conditional to false."
+                    f"{option} is true, but the sample {shard.load_keys()[number]!r} of {shard.path} has no label (.cls); "
+                    f"add the label or set {option} to false."
                 )
 
 

@@ -8,12 +8,26 @@ arbitrary finite domains"), so any position is found in constant time and memory
 """
 
 import hashlib
+from typing import Protocol
 
 import numpy as np
 
 ROUNDS = 8
 SMALL = 64
-_MIX_1, _MIX_2, _GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2, GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
+
+
+class Plan(Protocol):
+    """An order, without an end, of the samples of a shard set."""
+
+    num_samples: int  # of the shard set
+
+    def locate(self, numbers: np.ndarray, epochs_later: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Samples `numbers` of the run ([n] int64, from 0) -> their shards [n] and places in those shards [n].
+
+        With `epochs_later`: what lies at their places that many epochs on, and can stand in for them.
+        """
+        ...
 
 
 class SamplePlan:
@@ -35,29 +49,33 @@ class SamplePlan:
         digest = hashlib.sha256(f"{manifest_hash}:{seed}".encode()).digest()
         self._key = np.frombuffer(digest[:8], dtype="<u8")  # [1]
 
-    def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Samples `numbers` of the run ([n] int64, from 0, epochs run on) -> their shards [n] and places in those shards [n]."""
+    def locate(self, numbers: np.ndarray, epochs_later: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """As `Plan.locate`; an epoch is `num_samples` numbers."""
         epochs, positions = np.divmod(numbers.astype(np.uint64), np.uint64(self.num_samples))
-        samples = self._sample_at(epochs, positions).astype(np.int64)
-        shards = np.searchsorted(self.shard_ends, samples, side="right")
-        starts = np.where(shards > 0, self.shard_ends[shards - 1], 0)
-        return shards, samples - starts
+        return find_in_shards(self._sample_at(epochs + np.uint64(epochs_later), positions).astype(np.int64), self.shard_ends)
 
     def _sample_at(self, epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """The number, in shard order, of the sample at each position of its epoch; uint64 in and out."""
         block, window = np.uint64(self._block), np.uint64(self._window)
-        epoch_keys = _mix(self._key + epochs * _GOLDEN)
+        epoch_keys = mix(self._key + epochs * GOLDEN)
         windows, inside = np.divmod(positions, window)
         window_sizes = np.minimum(window, np.uint64(self.num_samples) - windows * window)
-        inside = permute(inside, window_sizes, _mix(epoch_keys ^ _mix(windows + np.uint64(1))))
+        inside = permute(inside, window_sizes, mix(epoch_keys ^ mix(windows + np.uint64(1))))
         slots, offsets = np.divmod(windows * window + inside, block)
         # The short block, if there is one, keeps the last slot: only there do positions run to its end.
         full = slots < np.uint64(self._num_full_blocks)
         num_full = np.full_like(slots, self._num_full_blocks)
         blocks = np.where(full, permute(np.where(full, slots, 0), np.maximum(num_full, 1), epoch_keys), slots)
         num_blocks = np.uint64(self._num_full_blocks + (self._short_block > 0))
-        first_block = _mix(~epoch_keys) % num_blocks
+        first_block = mix(~epoch_keys) % num_blocks
         return ((blocks + first_block) * block + offsets) % np.uint64(self.num_samples)
+
+
+def find_in_shards(samples: np.ndarray, shard_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers in shard order [n] int64 -> their shards [n] and places in those shards [n]."""
+    shards = np.searchsorted(shard_ends, samples, side="right")
+    starts = np.where(shards > 0, shard_ends[shards - 1], 0)
+    return shards, samples - starts
 
 
 def permute(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -77,7 +95,7 @@ def permute(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarr
 def _rank_by_hash(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """The rank of each value's hash among the hashes of all of its range."""
     everything = np.arange(SMALL, dtype=np.uint64)
-    hashes = _mix(_mix(keys)[:, None] + everything)  # [n, SMALL]; _mix is one to one, so no two are equal
+    hashes = mix(mix(keys)[:, None] + everything)  # [n, SMALL]; mix is one to one, so no two are equal
     own = np.take_along_axis(hashes, values[:, None].astype(np.int64), axis=1)
     return ((hashes < own) & (everything < sizes[:, None])).sum(axis=1).astype(np.uint64)
 
@@ -101,14 +119,14 @@ def _feistel(values: np.ndarray, bits: np.ndarray, keys: np.ndarray) -> np.ndarr
     left, right = values >> right_bits, values & ((one << right_bits) - one)
     for number in range(ROUNDS):  # an even number: the two widths are back in their places
         mask = (one << left_bits) - one
-        left, right = right, left ^ (_mix(right ^ _mix(keys + np.uint64(number + 1))) & mask)
+        left, right = right, left ^ (mix(right ^ mix(keys + np.uint64(number + 1))) & mask)
         left_bits, right_bits = right_bits, left_bits
     return (left << right_bits) | right
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
+def mix(values: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele et al. 2014), on [n] uint64; arithmetic modulo 2^64 is meant."""
-    values = values + _GOLDEN
+    values = values + GOLDEN
     values = (values ^ (values >> np.uint64(30))) * _MIX_1
     values = (values ^ (values >> np.uint64(27))) * _MIX_2
     return values ^ (values >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""Sample plan + shards -> decoded batches, read ahead by workers; damaged samples are replaced, or end the run, by their names."""
+"""Plan + shards -> decoded batches, read ahead by workers; damaged samples are replaced, or end the run, by their names."""
 
 import itertools
 import time
@@ -11,7 +11,7 @@ import torch
 from distgan.batch import BatchLayout
 from distgan.data.damage import FAIL, DamagedSampleError, DamagePolicy, Skip
 from distgan.data.manifest import Manifest
-from distgan.data.plan import SamplePlan
+from distgan.data.plan import Plan
 from distgan.data.samples import Problem, ReadStatistics, SampleReader
 from distgan.data.worker import DEPTH, SliceShape, Worker
 
@@ -46,7 +46,7 @@ class Reader:
     def __init__(
         self,
         manifest: Manifest,
-        plan: SamplePlan,
+        plan: Plan,
         layout: BatchLayout,
         image_size: int,
         channels: int,
@@ -125,9 +125,9 @@ class Reader:
     def _replace(self, problem: Problem, number: int, images: np.ndarray, labels: np.ndarray) -> None:
         """Put another sample into a row."""
         row = slice(problem.row, problem.row + 1)
-        for later_epoch in range(1, MAX_REPLACEMENTS + 1):
+        for epochs_later in range(1, MAX_REPLACEMENTS + 1):
             self._count(problem)
-            place = self._plan.locate(np.array([number + later_epoch * self._plan.num_samples]))
+            place = self._plan.locate(np.array([number]), epochs_later)
             problems, statistics = self._own.read(*place, images[row], labels[row])
             self._statistics += statistics
             if not problems:

@@ -144,6 +144,7 @@ def test_what_resume_may_change_exists() -> None:
         assert any(resume_may_change(field) and field.startswith(allowed) for field in fields), allowed
     assert not resume_may_change("train.total_kimg_more")
     assert not resume_may_change("data.augment.flip")
+    assert not resume_may_change("data.balance_classes")
     assert not resume_may_change("model.latent_size")
 
 

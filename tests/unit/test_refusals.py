@@ -49,10 +49,7 @@ def _not_a_tar(directory: Path) -> Sequence[str]:
 def _another_configuration(directory: Path) -> Sequence[str]:
     run = ["--run.dir", str(directory / "old"), "--metrics.port", "0", "--train.total_kimg", "0.064"]
     assert train.main([*run, "--model.name", "mlp"]) == 0
-    return [
-        *run,
-        "--model.name",
-        "mlp",
+    changed = [
         "--train.batch_size",
         "32",
         "--model.latent_size",
@@ -60,7 +57,9 @@ def _another_configuration(directory: Path) -> Sequence[str]:
         "--checkpoint.keep",
         "9",
         "--data.augment.flip",
+        "--data.balance_classes",
     ]
+    return [*run, "--model.name", "mlp", *changed]
 
 
 def _changed_data(directory: Path) -> Sequence[str]:
@@ -317,6 +316,13 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         _with_shard(_squares(64, 32) | {"9999.png": _png(32, 32)}, "--model.conditional"),
         ["model.conditional is true, but the sample '9999' of", "set model.conditional to false"],
     ),
+    "no label to balance by": (
+        _with_shard(_squares(64, 32, labelled=False), "--data.balance_classes"),
+        [
+            "data.balance_classes is true, but the sample '0000' of",
+            "has no label (.cls); add the label or set data.balance_classes to false",
+        ],
+    ),
     "mixed sizes": (
         _with_shard(_squares(64, 32) | {"9999.png": _png(48, 48)}),
         ["data.resolution is null", "32 to 48 pixels", "set data.resolution"],
@@ -330,7 +336,7 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         _another_configuration,
         [
             *("train.batch_size is 32, but the run in", "has 64", "model.latent_size is 7", "has 100", "--run.overwrite"),
-            *("data.augment.flip is True, but the run in", "has False; set it back"),
+            *("data.augment.flip is True, but the run in", "data.balance_classes is True, but the run in", "has False; set it back"),
         ],
     ),
     "other data than the run's": (_changed_data, ["whose content has changed since the run in"]),

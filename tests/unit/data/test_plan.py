@@ -61,6 +61,14 @@ def test_a_sample_depends_on_its_number_alone(plan: SamplePlan, data: st.DataObj
     assert located(plan, numbers[one : one + 1]) == whole[one : one + 1]
 
 
+@settings(max_examples=60, deadline=None)
+@given(plans, st.integers(0, 10**9), st.integers(0, 20))
+def test_epochs_later_is_as_many_samples_on(plan: SamplePlan, first: int, epochs: int) -> None:
+    numbers = np.arange(first, first + 20)
+    shards, places = plan.locate(numbers, epochs)
+    assert list(zip(shards.tolist(), places.tolist(), strict=True)) == located(plan, numbers + epochs * plan.num_samples)
+
+
 @settings(max_examples=40, deadline=None)
 @given(plans, st.sampled_from([8, 16, 24]), st.integers(0, 50))
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
