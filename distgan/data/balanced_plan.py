@@ -45,3 +45,7 @@ class BalancedPlan:
         ranks = permute(positions, sizes, round_keys)
         samples = self._by_class[self._starts[classes] + ranks.astype(np.int64)]
         return find_in_shards(samples.astype(np.int64), self.shard_ends)
+
+    def shards_ahead(self, number: int) -> list[int]:
+        """As `Plan.shards_ahead`: all of them, as neighbours lie anywhere."""
+        return list(range(len(self.shard_ends)))

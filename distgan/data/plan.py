@@ -29,6 +29,10 @@ class Plan(Protocol):
         """
         ...
 
+    def shards_ahead(self, number: int) -> list[int]:
+        """The shards that the samples from `number` on will come from, the most urgent first, as far as it is worth to prepare them."""
+        ...
+
 
 class SamplePlan:
     """The order of the samples of a shard set.
@@ -45,7 +49,8 @@ class SamplePlan:
         self.num_samples = int(self.shard_ends[-1])
         self._block = -(-self.num_samples // len(self.shard_ends))
         self._num_full_blocks, self._short_block = divmod(self.num_samples, self._block)
-        self._window = self._block * shuffle_window
+        self._num_blocks = self._num_full_blocks + (self._short_block > 0)
+        self._shuffle_window, self._window = shuffle_window, self._block * shuffle_window
         digest = hashlib.sha256(f"{manifest_hash}:{seed}".encode()).digest()
         self._key = np.frombuffer(digest[:8], dtype="<u8")  # [1]
 
@@ -62,13 +67,37 @@ class SamplePlan:
         window_sizes = np.minimum(window, np.uint64(self.num_samples) - windows * window)
         inside = permute(inside, window_sizes, mix(epoch_keys ^ mix(windows + np.uint64(1))))
         slots, offsets = np.divmod(windows * window + inside, block)
+        return (self._block_starts(epoch_keys, slots) + offsets) % np.uint64(self.num_samples)
+
+    def _block_starts(self, epoch_keys: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """The first sample of the block that each slot of an epoch holds; uint64 in and out."""
         # The short block, if there is one, keeps the last slot: only there do positions run to its end.
         full = slots < np.uint64(self._num_full_blocks)
         num_full = np.full_like(slots, self._num_full_blocks)
         blocks = np.where(full, permute(np.where(full, slots, 0), np.maximum(num_full, 1), epoch_keys), slots)
-        num_blocks = np.uint64(self._num_full_blocks + (self._short_block > 0))
-        first_block = mix(~epoch_keys) % num_blocks
-        return ((blocks + first_block) * block + offsets) % np.uint64(self.num_samples)
+        first_block = mix(~epoch_keys) % np.uint64(self._num_blocks)
+        return (blocks + first_block) * np.uint64(self._block) % np.uint64(self.num_samples)
+
+    def shards_ahead(self, number: int) -> list[int]:
+        """As `Plan.shards_ahead`: those of its window, then those of the next one."""
+        found: dict[int, None] = {}
+        for epoch, window in self._windows_from(number):
+            slots = np.arange(window * self._shuffle_window, min((window + 1) * self._shuffle_window, self._num_blocks), dtype=np.uint64)
+            starts = self._block_starts(mix(self._key + np.array([epoch], np.uint64) * GOLDEN), slots).astype(np.int64)
+            lengths = np.where(slots < self._num_full_blocks, self._block, self._short_block)
+            for start, end in zip(starts.tolist(), (starts + lengths).tolist(), strict=True):
+                for first, last in ((start, min(end, self.num_samples)), (0, end - self.num_samples)):  # a block may run over the end
+                    if first < last:
+                        (low, high), _ = find_in_shards(np.array([first, last - 1]), self.shard_ends)
+                        found |= dict.fromkeys(range(int(low), int(high) + 1))
+        return list(found)
+
+    def _windows_from(self, number: int) -> list[tuple[int, int]]:
+        """(epoch, window) of a number, and of the window after that."""
+        epoch, position = divmod(number, self.num_samples)
+        window = position // self._window
+        is_last = (window + 1) * self._window >= self.num_samples
+        return [(epoch, window), (epoch + 1, 0) if is_last else (epoch, window + 1)]
 
 
 def find_in_shards(samples: np.ndarray, shard_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -149,6 +149,22 @@ def test_shards_are_visited_in_another_order_each_epoch() -> None:
     assert len(set(firsts)) >= 49
 
 
+@settings(max_examples=150, deadline=None)
+@given(plans, st.data())
+def test_the_shards_ahead_are_those_of_two_windows(plan: SamplePlan, data: st.DataObject) -> None:
+    """Exactly those that the samples to the end of the next window come from."""
+    number = data.draw(st.integers(0, 5 * plan.num_samples))
+    (epoch, window), (next_epoch, next_window) = plan._windows_from(number)
+    begin = epoch * plan.num_samples + window * plan._window
+    end = next_epoch * plan.num_samples + min((next_window + 1) * plan._window, plan.num_samples)
+    assert begin <= number < end <= begin + 2 * plan._window
+    needed, _ = plan.locate(np.arange(begin, end))
+    empty = {shard for shard, size in enumerate(np.diff(plan.shard_ends, prepend=0)) if size == 0}
+    ahead = plan.shards_ahead(number)
+    assert len(ahead) == len(set(ahead))
+    assert set(ahead) - empty == set(needed.tolist())
+
+
 def test_seeking_needs_one_number_a_shard() -> None:
     """10^9 samples in 10^6 shards, eight hundred epochs on."""
     tracemalloc.start()
