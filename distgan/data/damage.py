@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from distgan.data.index import ShardRecord
 from distgan.errors import InputError
@@ -39,21 +38,21 @@ class DamagePolicy:
         """Whether so many lost samples are within the budget."""
         return num_lost <= self.max_skipped_share * num_all
 
-    def check(self, shards: Iterable[tuple[Path, ShardRecord]]) -> None:
+    def check(self, shards: Iterable[tuple[str, ShardRecord]]) -> None:
         """Hold what was found damaged at indexing against the policy.
 
         Raises:
             InputError: naming the first of it.
         """
         shards = list(shards)
-        damaged = [(path, damage) for path, record in shards for damage in record.damages]
+        damaged = [(location, damage) for location, record in shards for damage in record.damages]
         if not damaged:
             return
         num_lost = sum(record.num_damaged for _, record in shards)
         num_all = num_lost + sum(record.num_samples for _, record in shards)
         if self.skip and self.allows(num_lost, num_all):
             return
-        problems = [f"{path} {damage.text}." for path, damage in damaged[:SHOWN]]
+        problems = [f"{location} {damage.text}." for location, damage in damaged[:SHOWN]]
         if len(damaged) > SHOWN:
             problems.append(f"So is something in {len(damaged) - SHOWN} more places; python -m distgan.data index lists all of them.")
         if self.skip:

@@ -54,15 +54,20 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that a run reads: its file, the directory of its index, its record."""
+    """A shard that a run reads: its absolute path or URL, the directory of its index, its record."""
 
-    path: Path
+    location: str
     index_directory: Path
     record: ShardRecord
 
     @property
+    def path(self) -> Path:
+        """Of a local shard."""
+        return Path(self.location)
+
+    @property
     def index_file(self) -> Path:
-        return index_path(self.path, self.index_directory)
+        return self.index_directory / f"{self.record.name}.index"
 
     def load_index(self) -> np.ndarray:
         """The samples as a memory-mapped array of `grouping.SAMPLE`."""

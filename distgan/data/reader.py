@@ -142,5 +142,5 @@ class Reader:
         if (problem.shard, problem.place) in self._skipped:
             return
         self._skipped.add((problem.shard, problem.place))
-        self._new_skips.append(Skip(str(self._shards[problem.shard].path), problem.key, problem.sentence))
+        self._new_skips.append(Skip(self._shards[problem.shard].location, problem.key, problem.sentence))
         self._policy.check_skipped(len(self._skipped), self._num_damaged, self._plan.num_samples, self._new_skips[-1])

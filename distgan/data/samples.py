@@ -125,7 +125,7 @@ def _mend(shard: Shard) -> str:
 
 def _unusable(shard: Shard, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or error
-    return f"{shard.path} and {shard.index_file} are not what this run began with ({reason}). {_mend(shard)}"
+    return f"{shard.location} and {shard.index_file} are not what this run began with ({reason}). {_mend(shard)}"
 
 
 class _OpenShard:
@@ -154,4 +154,4 @@ class _OpenShard:
     def named(self, place: int, what: str) -> tuple[str, str]:
         """A sample's key, and a sentence on what is wrong with it."""
         key = self._shard.load_keys()[place]
-        return key, f"The sample {key!r} of {self._shard.path} {what}. {_mend(self._shard)}"
+        return key, f"The sample {key!r} of {self._shard.location} {what}. {_mend(self._shard)}"

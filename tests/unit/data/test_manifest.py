@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from distgan.data import index, manifest
+from distgan.data import index, local_shards, records
 from distgan.data.damage import DamagePolicy
 from distgan.data.index import index_path
 from distgan.data.manifest import Manifest, open_manifest
@@ -81,7 +81,7 @@ def test_what_lies_beside_the_shards(directory: Path) -> None:
         ".manifest.lock",
     }
     totals = json.loads((directory / "manifest.json").read_text())
-    assert totals["version"] == manifest.VERSION
+    assert totals["version"] == records.VERSION
     assert totals["hash"] == opened.hash
     assert (totals["num_shards"], totals["num_samples"], totals["num_classes"]) == (3, 10, 10)
     assert totals["bytes"] == sum(path.stat().st_size for path in directory.glob("*.tar"))
@@ -301,7 +301,7 @@ def test_a_manifest_of_another_version_is_made_anew(directory: Path, indexed: li
     before = open_(directory)
     indexed.clear()
     totals = json.loads((directory / "manifest.json").read_text())
-    (directory / "manifest.json").write_text(json.dumps({**totals, "version": manifest.VERSION + 1}))
+    (directory / "manifest.json").write_text(json.dumps({**totals, "version": records.VERSION + 1}))
     (directory / "shards.jsonl").write_text('{"unknown": 1}\n')
     assert open_(directory) == before
     assert len(indexed) == 3
@@ -311,7 +311,7 @@ def test_where_nothing_can_be_written_the_index_goes_to_the_cache(
     directory: Path, user_cache: Path, indexed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files(directory)
-    monkeypatch.setattr(manifest.os, "access", lambda path, mode: not (Path(path) == directory and mode == os.W_OK))
+    monkeypatch.setattr(local_shards.os, "access", lambda path, mode: not (Path(path) == directory and mode == os.W_OK))
     opened = open_(directory)
     assert files(directory) == before
     assert all(shard.index_directory.is_relative_to(user_cache) for shard in opened.shards)
@@ -329,7 +329,7 @@ def test_a_manifest_beside_shards_that_cannot_be_written_is_used(
     """A volume that is mounted read-only: what was indexed before needs no second index in every container's cache."""
     before = open_(directory)
     indexed.clear()
-    monkeypatch.setattr(manifest.os, "access", lambda path, mode: not (Path(path) == directory and mode == os.W_OK))
+    monkeypatch.setattr(local_shards.os, "access", lambda path, mode: not (Path(path) == directory and mode == os.W_OK))
     assert open_(directory) == before
     assert indexed == []
 
@@ -345,7 +345,7 @@ def test_a_lock_of_another_user_is_named(directory: Path) -> None:
 def test_nowhere_to_write(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(manifest.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(local_shards.os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match="writable") as caught:
         open_(directory)
     assert str(directory) in str(caught.value)
