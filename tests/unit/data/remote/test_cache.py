@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distgan.data import transfer
-from distgan.data.cache import CacheFullError, ShardCache, cache_key
-from distgan.data.transfer import ChangedShardError, Patience, TransferError
+from distgan.data.remote import transfer
+from distgan.data.remote.cache import CacheFullError, ShardCache, cache_key
+from distgan.data.remote.transfer import ChangedShardError, Patience, TransferError
 from distgan.errors import InputError
 from tests.http_server import Server, serving
 
@@ -28,7 +28,7 @@ SIZE = 100_000
 FETCH = f"""
 import hashlib, os, sys
 from pathlib import Path
-from distgan.data.cache import CacheFullError, ShardCache
+from distgan.data.remote.cache import CacheFullError, ShardCache
 directory, limit = Path(sys.argv[1]), int(sys.argv[2])
 allocate = os.posix_fallocate
 def size(path):

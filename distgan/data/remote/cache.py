@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from distgan.data import storage
-from distgan.data.storage import PATIENCE
-from distgan.data.transfer import ChangedShardError, Patience, shown
+from distgan.data.remote import storage
+from distgan.data.remote.storage import PATIENCE
+from distgan.data.remote.transfer import ChangedShardError, Patience, shown
 from distgan.errors import InputError
 from distgan.files import locked, sync_directory
 

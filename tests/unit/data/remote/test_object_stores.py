@@ -15,9 +15,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
-from distgan.data import objects, transfer
-from distgan.data.storage import download, exists, identity, list_tars, look_up, read_range, read_small, size_of
-from distgan.data.transfer import ChangedShardError, NotFoundError, Patience, RefusedError, TransferError
+from distgan.data.remote import objects, transfer
+from distgan.data.remote.storage import download, exists, identity, list_tars, look_up, read_range, read_small, size_of
+from distgan.data.remote.transfer import ChangedShardError, NotFoundError, Patience, RefusedError, TransferError
 from distgan.errors import InputError
 from tests.http_server import Server, serving
 
@@ -186,7 +186,7 @@ def test_an_empty_object(bucket: S3FileSystem) -> None:
 
 
 def test_an_object_of_several_requests(bucket: S3FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distgan.data.storage.CHUNK_BYTES", 70_000)
+    monkeypatch.setattr("distgan.data.remote.storage.CHUNK_BYTES", 70_000)
     assert downloaded("s3://shards/set/a.tar") == CONTENT
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import fsspec
 
-from distgan.data.transfer import NotFoundError, RefusedError, RemoteFile, TransferError, TransientError, shown, without_secrets
+from distgan.data.remote.transfer import NotFoundError, RefusedError, RemoteFile, TransferError, TransientError, shown, without_secrets
 from distgan.errors import InputError
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "memory": None}  # by scheme: what fsspec needs for it

@@ -19,7 +19,7 @@ import aiohttp
 from fsspec.asyn import get_loop, sync
 from fsspec.implementations.http import HTTPFileSystem
 
-from distgan.data.transfer import (
+from distgan.data.remote.transfer import (
     NotFoundError,
     RefusedError,
     RemoteFile,

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distgan.data import storage, transfer, web
-from distgan.data.storage import download, exists, identity, is_remote, list_tars, look_up, read_range, read_small, size_of
-from distgan.data.transfer import (
+from distgan.data.remote import storage, transfer, web
+from distgan.data.remote.storage import download, exists, identity, is_remote, list_tars, look_up, read_range, read_small, size_of
+from distgan.data.remote.transfer import (
     ChangedShardError,
     NotFoundError,
     Patience,
@@ -41,7 +41,7 @@ SECRET = "hunter2"  # noqa: S105
 # Downloads argv[1] of argv[2] bytes and prints by how many MiB the process has grown since a download of one MiB, at its largest.
 GROWTH = """
 import os, resource, sys
-from distgan.data.storage import download
+from distgan.data.remote.storage import download
 def largest(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 with open(os.devnull, "wb", buffering=0) as file:
     download(sys.argv[1] + "small", file, 1 << 20)

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-from distgan.data import objects, web
-from distgan.data.transfer import (
+from distgan.data.remote import objects, web
+from distgan.data.remote.transfer import (
     Body,
     ChangedShardError,
     NotFoundError,
