@@ -24,6 +24,9 @@ RESUME_MAY_CHANGE = (
     "data.num_workers",
     "data.on_error",
     "data.max_skipped_share",
+    "data.cache_dir",
+    "data.cache_gigabytes",
+    "data.fetch",
     "engine",
     "checkpoint",
     "metrics",
@@ -87,6 +90,16 @@ class Data(Section):
     )
     balance_classes: bool = Field(
         default=False, description="draw every class equally often, from all shards at once (data.shuffle_window is without effect)"
+    )
+    cache_dir: str | None = Field(
+        default=None, min_length=1, description="local directory of remote shards that were read before; null: in the user's cache"
+    )
+    cache_gigabytes: float = Field(
+        default=50.0, gt=0, description="size that the cache may have, in GB (10^9 bytes); what was used longest ago goes first"
+    )
+    fetch: Literal["auto", "shards", "samples"] = Field(
+        default="auto",
+        description="of remote data: whole shards ahead of their time, or only the samples that a rank needs; auto: shards on up to 3 nodes",
     )
     augment: Augment = Augment()
 

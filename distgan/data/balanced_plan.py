@@ -46,6 +46,6 @@ class BalancedPlan:
         samples = self._by_class[self._starts[classes] + ranks.astype(np.int64)]
         return find_in_shards(samples.astype(np.int64), self.shard_ends)
 
-    def shards_ahead(self, number: int) -> list[int]:
+    def shards_ahead(self, first: int, last: int) -> list[int]:
         """As `Plan.shards_ahead`: all of them, as neighbours lie anywhere."""
         return list(range(len(self.shard_ends)))

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distgan.data.index import ShardRecord
-from distgan.errors import InputError
+from distgan.errors import InputError, RunError
 
 SHOWN = 5  # damages that a message names
 
 
-class DamagedSampleError(RuntimeError):
+class DamagedSampleError(RunError):
     """A sample is not what the manifest says it is."""
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from distgan.data import local_shards
 from distgan.data.damage import FAIL, DamagePolicy, Skip
 from distgan.data.grouping import NO_LABEL
 from distgan.data.index import Shard
-from distgan.data.local_shards import open_directory
 from distgan.data.records import hash_of
+from distgan.data.remote import shards as remote_shards
+from distgan.data.remote.shards import CacheSettings
 from distgan.errors import InputError
 
 
@@ -84,17 +86,35 @@ class Manifest:
                 )
 
 
-def open_manifest(locations: Sequence[str | Path], policy: DamagePolicy = FAIL) -> Manifest:
+def open_manifest(locations: Sequence[str | Path], policy: DamagePolicy = FAIL, cache: CacheSettings | None = None) -> Manifest:
     """The manifest of the shards at these paths or URLs, in this order; indexes what is new or has changed.
+
+    Args:
+        cache: of remote shards; None: there are none.
 
     Raises:
         InputError: a shard is damaged and the policy does not pass over it, or no place for its index can be written.
     """
-    by_directory: dict[Path, list[Path]] = {}
-    paths = [Path(location) for location in locations]
-    for path in paths:
-        by_directory.setdefault(path.parent, []).append(path)
-    opened = {directory: open_directory(directory, inside) for directory, inside in by_directory.items()}
-    shards = tuple(opened[path.parent][path.name] for path in paths)
+    names = [str(location) for location in locations]
+    by_directory: dict[str, list[str]] = {}
+    for name in names:
+        by_directory.setdefault(_directory(name), []).append(name)
+    opened: dict[str, Shard] = {}
+    for directory, inside in by_directory.items():
+        if _is_remote(directory):
+            assert cache is not None
+            found = remote_shards.open_directory(directory, inside, cache)
+        else:
+            found = local_shards.open_directory(Path(directory), [Path(name) for name in inside])
+        opened |= {shard.location: shard for shard in found.values()}
+    shards = tuple(opened[name] for name in names)
     policy.check((shard.location, shard.record) for shard in shards)
     return Manifest(shards, hash_of([shard.record for shard in shards]))
+
+
+def _is_remote(location: str) -> bool:
+    return "://" in location
+
+
+def _directory(location: str) -> str:
+    return remote_shards.directory_of(location) if _is_remote(location) else str(Path(location).parent)

@@ -29,8 +29,8 @@ class Plan(Protocol):
         """
         ...
 
-    def shards_ahead(self, number: int) -> list[int]:
-        """The shards that the samples from `number` on will come from, the most urgent first, as far as it is worth to prepare them."""
+    def shards_ahead(self, first: int, last: int) -> list[int]:
+        """The shards that samples `first` to `last` come from, and those that come soon after, the most urgent ones first."""
         ...
 
 
@@ -78,26 +78,29 @@ class SamplePlan:
         first_block = mix(~epoch_keys) % np.uint64(self._num_blocks)
         return (blocks + first_block) * np.uint64(self._block) % np.uint64(self.num_samples)
 
-    def shards_ahead(self, number: int) -> list[int]:
-        """As `Plan.shards_ahead`: those of its window, then those of the next one."""
+    def shards_ahead(self, first: int, last: int) -> list[int]:
+        """As `Plan.shards_ahead`: those of their windows, then those of the next one."""
         found: dict[int, None] = {}
-        for epoch, window in self._windows_from(number):
+        for epoch, window in self._windows(first, last):
             slots = np.arange(window * self._shuffle_window, min((window + 1) * self._shuffle_window, self._num_blocks), dtype=np.uint64)
             starts = self._block_starts(mix(self._key + np.array([epoch], np.uint64) * GOLDEN), slots).astype(np.int64)
             lengths = np.where(slots < self._num_full_blocks, self._block, self._short_block)
             for start, end in zip(starts.tolist(), (starts + lengths).tolist(), strict=True):
-                for first, last in ((start, min(end, self.num_samples)), (0, end - self.num_samples)):  # a block may run over the end
-                    if first < last:
-                        (low, high), _ = find_in_shards(np.array([first, last - 1]), self.shard_ends)
+                for begin, stop in ((start, min(end, self.num_samples)), (0, end - self.num_samples)):  # a block may run over the end
+                    if begin < stop:
+                        (low, high), _ = find_in_shards(np.array([begin, stop - 1]), self.shard_ends)
                         found |= dict.fromkeys(range(int(low), int(high) + 1))
         return list(found)
 
-    def _windows_from(self, number: int) -> list[tuple[int, int]]:
-        """(epoch, window) of a number, and of the window after that."""
-        epoch, position = divmod(number, self.num_samples)
-        window = position // self._window
-        is_last = (window + 1) * self._window >= self.num_samples
-        return [(epoch, window), (epoch + 1, 0) if is_last else (epoch, window + 1)]
+    def _windows(self, first: int, last: int) -> list[tuple[int, int]]:
+        """(epoch, window) of each window from a number's to the one after another number's."""
+        per_epoch = -(-self.num_samples // self._window)
+
+        def counted(number: int) -> int:
+            epoch, position = divmod(number, self.num_samples)
+            return epoch * per_epoch + position // self._window
+
+        return [divmod(count, per_epoch) for count in range(counted(first), counted(last) + 2)]
 
 
 def find_in_shards(samples: np.ndarray, shard_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

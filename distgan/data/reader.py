@@ -12,6 +12,8 @@ from distgan.batch import BatchLayout
 from distgan.data.damage import FAIL, DamagedSampleError, DamagePolicy, Skip
 from distgan.data.manifest import Manifest
 from distgan.data.plan import Plan
+from distgan.data.remote.fetcher import Fetcher
+from distgan.data.remote.shards import CacheSettings
 from distgan.data.samples import Problem, ReadStatistics, SampleReader
 from distgan.data.worker import DEPTH, SliceShape, Worker
 
@@ -39,6 +41,9 @@ class Reader:
         num_workers: processes, each of which reads up to DEPTH slices ahead; 0: read when asked, without any.
         first_batch: number of the batch to begin with: all the state there is.
         pin_memory: hand out page-locked tensors, for copies to a GPU.
+        cache: of remote shards; None: there are none.
+        fetch: whether to bring whole remote shards into the cache before they are needed, as training on a few nodes does; else
+            only the parts that this rank needs are read.
         policy: what to do about a damaged sample. One that is skipped is replaced by the sample at its place in a later epoch:
             a pure function of its number, so that every rank keeps step and a resumed run sees the same.
     """
@@ -54,14 +59,17 @@ class Reader:
         first_batch: int = 0,
         pin_memory: bool = False,
         policy: DamagePolicy = FAIL,
+        cache: CacheSettings | None = None,
+        fetch: bool = True,
     ) -> None:
         self._plan, self._layout, self._policy, self._pin_memory = plan, layout, policy, pin_memory
         self._shape = SliceShape(layout.slice_size, image_size, channels)
         self._shards, self._num_damaged = manifest.shards, manifest.num_damaged
-        self._own = SampleReader(self._shards)
+        self._own = SampleReader(self._shards, cache)
         self._slices = itertools.count(first_batch * layout.accumulation_steps)
+        self._fetcher = Fetcher(self._shards, cache) if cache and fetch else None
         self._places = self._located(first_batch * layout.accumulation_steps)
-        self._workers = [Worker(self._shape, self._shards) for _ in range(num_workers)]
+        self._workers = [Worker(self._shape, self._shards, cache) for _ in range(num_workers)]
         self._turns = itertools.cycle(self._workers)
         for _ in range(DEPTH):
             for worker in self._workers:
@@ -105,8 +113,8 @@ class Reader:
 
     def close(self) -> None:
         """Stop reading ahead."""
-        for worker in self._workers:
-            worker.close()
+        for helper in (*self._workers, *([self._fetcher] if self._fetcher else [])):
+            helper.close()
 
     def _numbers(self, slice_number: int) -> np.ndarray:
         batch, micro_batch = divmod(slice_number, self._layout.accumulation_steps)
@@ -118,6 +126,8 @@ class Reader:
         count = max(1, LOCATED_AT_ONCE // self._layout.slice_size)
         while True:
             numbers = np.stack([self._numbers(slice_number + ahead) for ahead in range(count)])
+            if self._fetcher is not None:
+                self._fetcher.want(self._plan.shards_ahead(int(numbers.min()), int(numbers.max())))
             shards, places = self._plan.locate(numbers.ravel())
             yield from zip(shards.reshape(numbers.shape), places.reshape(numbers.shape), strict=True)
             slice_number += count

@@ -15,12 +15,16 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from distgan.data.index import Shard
 from distgan.data.samples import Problem, ReadStatistics
+from distgan.errors import RunError
+
+if TYPE_CHECKING:
+    from distgan.data.remote.shards import CacheSettings
 
 DEPTH = 3  # tasks that a worker has before it: the one it works at, and what it goes on with
 MAX_RESTARTS = 3  # of a worker that was killed
@@ -53,7 +57,15 @@ class Result(NamedTuple):
 
     problems: list[Problem]
     statistics: ReadStatistics
+    failure: str | None = None  # of a server: a sentence
     crash: str | None = None  # the traceback of what only a bug can do
+
+
+class Setup(NamedTuple):
+    """What a worker is told first."""
+
+    shape: SliceShape
+    cache: "CacheSettings | None"
 
 
 class Slots:
@@ -69,7 +81,7 @@ class Slots:
         self.labels = memory[:, label_start : label_start + 8 * shape.size].view(np.int64)
 
 
-class WorkerDiedError(RuntimeError):
+class WorkerDiedError(RunError):
     """A worker was killed more often than one can put up with."""
 
 
@@ -79,10 +91,11 @@ class Worker:
     Args:
         shape: of each task's images.
         shards: those that tasks may ask for, by their numbers.
+        cache: of remote shards; None: there are none.
     """
 
-    def __init__(self, shape: SliceShape, shards: Sequence[Shard]) -> None:
-        self._shape, self._shards = shape, shards
+    def __init__(self, shape: SliceShape, shards: Sequence[Shard], cache: "CacheSettings | None" = None) -> None:
+        self._setup, self._shards = Setup(shape, cache), shards
         self._memory = os.memfd_create("distgan-worker")
         self._slots = Slots(self._memory, shape)
         self._tasks: deque[tuple[int, np.ndarray, np.ndarray]] = deque()
@@ -104,7 +117,7 @@ class Worker:
         """Images [size, side, side, C], labels [size] and outcome of the oldest task; the arrays are good until the next `submit`.
 
         Raises:
-            WorkerDiedError: workers keep being killed.
+            RunError: a server fails; WorkerDiedError: workers keep being killed.
         """
         while True:
             try:
@@ -113,6 +126,8 @@ class Worker:
             except (EOFError, OSError):
                 self._restart()
         slot, _, _ = self._tasks.popleft()
+        if result.failure is not None:
+            raise RunError(result.failure)
         if result.crash is not None:
             raise RuntimeError(f"A worker that reads images failed:\n{result.crash}")
         return self._slots.images[slot], self._slots.labels[slot], result
@@ -126,10 +141,11 @@ class Worker:
 
     def _start(self) -> None:
         own, its = socket.socketpair()
-        command = [sys.executable, "-m", "distgan.data.worker_process", str(its.fileno()), str(self._memory), *map(str, self._shape)]
+        command = [sys.executable, "-m", "distgan.data.worker_process", str(its.fileno()), str(self._memory)]
         with its:
             self._process = subprocess.Popen(command, pass_fds=[its.fileno(), self._memory], stdin=subprocess.DEVNULL)
         self._connection = Connection(own.detach())
+        self._connection.send(self._setup)
         self._known: set[int] = set()
 
     def _send(self, slot: int, shards: np.ndarray, places: np.ndarray) -> None:

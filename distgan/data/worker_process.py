@@ -1,4 +1,4 @@
-"""What a worker process runs: python -m distgan.data.worker_process SOCKET MEMORY SIZE SIDE CHANNELS; see worker.py."""
+"""What a worker process runs: python -m distgan.data.worker_process SOCKET MEMORY; see worker.py."""
 
 import signal
 import sys
@@ -7,17 +7,19 @@ from multiprocessing.connection import Connection
 
 from distgan.data.index import Shard
 from distgan.data.samples import ReadStatistics, SampleReader
-from distgan.data.worker import Result, SliceShape, Slots, Task
+from distgan.data.worker import Result, Setup, Slots, Task
+from distgan.errors import RunError
 
 
-def main(socket_descriptor: int, memory_descriptor: int, shape: SliceShape) -> None:
+def main(socket_descriptor: int, memory_descriptor: int) -> None:
     """Do tasks until the socket closes."""
     for number in (signal.SIGTERM, signal.SIGINT):  # they come to the whole group, and the rank still wants to finish its step
         signal.signal(number, signal.SIG_IGN)
     connection = Connection(socket_descriptor)
-    slots = Slots(memory_descriptor, shape)
+    setup: Setup = connection.recv()
+    slots = Slots(memory_descriptor, setup.shape)
     shards: dict[int, Shard] = {}
-    reader = SampleReader(shards)
+    reader = SampleReader(shards, setup.cache)
     while True:
         try:
             task: Task = connection.recv()
@@ -26,8 +28,10 @@ def main(socket_descriptor: int, memory_descriptor: int, shape: SliceShape) -> N
         try:
             shards.update(task.new_shards)
             result = Result(*reader.read(task.shards, task.places, slots.images[task.slot], slots.labels[task.slot]))
+        except RunError as error:
+            result = Result([], ReadStatistics(), failure=str(error))
         except Exception:
-            result = Result([], ReadStatistics(), traceback.format_exc())
+            result = Result([], ReadStatistics(), crash=traceback.format_exc())
         try:
             connection.send(result)
         except OSError:
@@ -35,5 +39,4 @@ def main(socket_descriptor: int, memory_descriptor: int, shape: SliceShape) -> N
 
 
 if __name__ == "__main__":
-    first, second, *rest = map(int, sys.argv[1:])
-    main(first, second, SliceShape(*rest))
+    main(*map(int, sys.argv[1:]))

@@ -13,6 +13,8 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 import time
 from collections import deque
 from collections.abc import Container, Iterator
@@ -121,6 +123,27 @@ class ShardCache:
         sync_directory(self._directory)
         return path
 
+    @contextmanager
+    def incoming(self, name: str) -> Iterator[Path]:
+        """A path of this name to download to, on the cache's disk but outside of its limit; removed at the end, unless adopted."""
+        everything = self._directory / "incoming"
+        everything.mkdir(exist_ok=True)
+        for abandoned in everything.iterdir():
+            _remove_folder_of_the_dead(abandoned)
+        own = Path(tempfile.mkdtemp(dir=everything))
+        with open(own / ".lock", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                yield own / name
+            finally:
+                shutil.rmtree(own)
+
+    def adopt(self, file: Path, url: str, sha256: str) -> None:
+        """Make a whole file of `incoming` the shard's, if there is room for it without evicting another one."""
+        with locked(self._lock):
+            if self.used_bytes() + file.stat().st_size <= self._limit_bytes:
+                os.replace(file, self._directory / f"{cache_key(url, sha256)}.tar")
+
     def used_bytes(self) -> int:
         """Sizes of all shards, whole or being downloaded."""
         return sum(size for _, size, _ in self._stored())
@@ -196,6 +219,16 @@ def _remove_abandoned(partial: Path) -> None:
     with _owned(partial, wait=False, create=False) as file:
         if file is not None:
             partial.unlink()
+
+
+def _remove_folder_of_the_dead(folder: Path) -> None:
+    """Remove what a process has left that died while it downloaded to `incoming`."""
+    try:
+        with open(folder / ".lock", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except (FileNotFoundError, BlockingIOError):  # it has only just been made; or its owner lives
+        pass
 
 
 @contextmanager

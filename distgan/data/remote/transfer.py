@@ -7,12 +7,14 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from distgan.errors import RunError
+
 FIRST_DELAY_SECONDS = 0.25
 LONGEST_DELAY_SECONDS = 20.0
 NOTICE_SECONDS = 10.0
 
 
-class TransferError(RuntimeError):
+class TransferError(RunError):
     """A remote file could not be read; one sentence that names its URL and what happened."""
 
 
@@ -28,7 +30,7 @@ class RangesUnsupportedError(TransferError):
     """The server gives whole files only."""
 
 
-class ChangedShardError(RuntimeError):
+class ChangedShardError(RunError):
     """A remote shard is not, or no longer, what it was when it was indexed."""
 
 

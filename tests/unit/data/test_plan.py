@@ -151,16 +151,20 @@ def test_shards_are_visited_in_another_order_each_epoch() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(plans, st.data())
-def test_the_shards_ahead_are_those_of_two_windows(plan: SamplePlan, data: st.DataObject) -> None:
-    """Exactly those that the samples to the end of the next window come from."""
-    number = data.draw(st.integers(0, 5 * plan.num_samples))
-    (epoch, window), (next_epoch, next_window) = plan._windows_from(number)
-    begin = epoch * plan.num_samples + window * plan._window
-    end = next_epoch * plan.num_samples + min((next_window + 1) * plan._window, plan.num_samples)
-    assert begin <= number < end <= begin + 2 * plan._window
+def test_the_shards_ahead_are_those_to_the_end_of_the_next_window(plan: SamplePlan, data: st.DataObject) -> None:
+    """Exactly those that samples of these windows come from."""
+    first = data.draw(st.integers(0, 5 * plan.num_samples))
+    last = first + data.draw(st.integers(0, 2 * plan.num_samples))
+    windows = plan._windows(first, last)
+    (begin, _), *_, (_, through), (_, end) = [
+        (epoch * plan.num_samples + window * plan._window, epoch * plan.num_samples + min((window + 1) * plan._window, plan.num_samples))
+        for epoch, window in windows
+    ]
+    assert begin <= first < begin + plan._window
+    assert through - plan._window <= last < through < end <= through + plan._window
     needed, _ = plan.locate(np.arange(begin, end))
     empty = {shard for shard, size in enumerate(np.diff(plan.shard_ends, prepend=0)) if size == 0}
-    ahead = plan.shards_ahead(number)
+    ahead = plan.shards_ahead(first, last)
     assert len(ahead) == len(set(ahead))
     assert set(ahead) - empty == set(needed.tolist())
 
