@@ -2,23 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from distgan import checkpoint
 from distgan.batch import BatchLayout
+from distgan.build_data import Preflight, build_reader, check_data, damage_policy, save_real_grid
 from distgan.checkpoint import Checkpoint
 from distgan.config import Optimizer, TrainConfig, problems_between_fields
-from distgan.data import digits, urls
 from distgan.data.augment import Augmentation
-from distgan.data.balanced_plan import BalancedPlan
-from distgan.data.damage import DamagePolicy
-from distgan.data.manifest import Manifest, open_manifest
-from distgan.data.plan import Plan, SamplePlan
-from distgan.data.reader import Reader
 from distgan.data.skips import SkipLedger
 from distgan.distributed import World
 from distgan.ema import Ema
@@ -31,7 +25,6 @@ from distgan.engine.deepspeed import DeepSpeedEngine
 from distgan.engine.zero3 import Zero3Engine
 from distgan.errors import InputError
 from distgan.feed import Feed
-from distgan.images import save_grid, to_float, to_uint8
 from distgan.losses import LOSSES
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.reporter import Reporter
@@ -48,15 +41,6 @@ from distgan.state import TrainState
 from distgan.trainer import Schedule, Trainer
 
 
-@dataclass(frozen=True)
-class Preflight:
-    """What the checks found out."""
-
-    manifest: Manifest
-    images: ImageShape
-    num_classes: int | None  # None: the model is unconditional
-
-
 def check(config: TrainConfig, world_size: int) -> Preflight:
     """Hold the configuration against the ranks, the data, the model and the run directory.
 
@@ -66,36 +50,13 @@ def check(config: TrainConfig, world_size: int) -> Preflight:
     problems = problems_between_fields(config, world_size) + deepspeed_settings.problems(config, world_size)
     found = None
     try:
-        found = _check_data(config)
+        found = check_data(config)
     except InputError as error:
         problems += error.problems
     problems += RunDirectory(Path(config.run.dir)).problems(config, found.manifest.hash if found else None)
     if problems or found is None:
         raise InputError(problems)
     return found
-
-
-def _check_data(config: TrainConfig) -> Preflight:
-    paths = urls.resolve(str(digits.ensure_packed()) if config.data.url == "digits" else config.data.url)
-    manifest = open_manifest(paths, _policy(config))
-    problems = []
-    if manifest.num_samples < config.train.batch_size:
-        problems.append(
-            f"train.batch_size is {config.train.batch_size}, but data.url {config.data.url!r} holds only {manifest.num_samples} samples; "
-            "set train.batch_size to at most that, or add data."
-        )
-    try:
-        size = manifest.image_size(config.data.resolution)
-        problems += MODELS[config.model.name].problems(config.model, size)
-        if config.model.conditional:
-            manifest.check_labels("model.conditional")
-        if config.data.balance_classes:
-            manifest.check_labels("data.balance_classes")
-    except InputError as error:
-        raise InputError(problems + error.problems) from None
-    if problems:
-        raise InputError(problems)
-    return Preflight(manifest, ImageShape(manifest.channels, size), manifest.num_classes if config.model.conditional else None)
 
 
 def build_networks(config: TrainConfig, images: ImageShape, num_classes: int | None) -> tuple[Generator, Discriminator]:
@@ -166,14 +127,14 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
     )
     with (
         closing(Reporter(world, exporter, directory.log, state, schedule.total_images, traffic)) as reporter,
-        closing(_build_reader(config, preflight, layout, state.discriminator_step, world, config.data.num_workers)) as reader,
+        closing(build_reader(config, preflight, layout, state.discriminator_step, world)) as reader,
     ):
         for warning in warnings:
             reporter.say(f"warning: {warning}; it is passed over.")
         for skip in preflight.manifest.skips:
             reporter.skipped(skip)
         if world.is_main:
-            _save_real_grid(config, preflight, augmentation, directory)
+            save_real_grid(config, preflight, augmentation, directory.samples)
         yield Trainer(
             world=world,
             schedule=schedule,
@@ -188,7 +149,7 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
             grid_labels=grid_labels(config.metrics.num_sample_images, preflight.num_classes),
             samples_directory=directory.samples,
             saver=saver,
-            skips=SkipLedger(world, _policy(config), preflight.manifest.num_damaged, preflight.manifest.num_samples),
+            skips=SkipLedger(world, damage_policy(config), preflight.manifest.num_damaged, preflight.manifest.num_samples),
             reporter=reporter,
         )
 
@@ -196,43 +157,6 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
 def grid_labels(count: int, num_classes: int | None) -> torch.Tensor | None:
     """Labels of a grid, one class after the other, [count] int64; None for an unconditional model."""
     return None if num_classes is None else torch.arange(count) % num_classes
-
-
-def _policy(config: TrainConfig) -> DamagePolicy:
-    return DamagePolicy(config.data.on_error == "skip", config.data.max_skipped_share)
-
-
-def _save_real_grid(config: TrainConfig, preflight: Preflight, augmentation: Augmentation, directory: RunDirectory) -> None:
-    """Real images beside the generated ones, as the discriminator gets them: scaled, cropped, augmented, in the run's own order."""
-    one_rank = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
-    layout = BatchLayout(config.metrics.num_sample_images, accumulation_steps=1, world_size=1, rank=0)
-    with closing(_build_reader(config, preflight, layout, 0, one_rank, num_workers=0)) as reader:
-        real = next(reader)
-        save_grid(to_uint8(augmentation(to_float(real.images), real.numbers)), directory.samples / "real.png")
-
-
-def _build_reader(
-    config: TrainConfig, preflight: Preflight, layout: BatchLayout, first_batch: int, world: World, num_workers: int
-) -> Reader:
-    return Reader(
-        preflight.manifest,
-        _build_plan(config, preflight.manifest),
-        layout,
-        preflight.images.size,
-        preflight.images.channels,
-        num_workers,
-        first_batch,
-        pin_memory=world.device.type == "cuda",
-        policy=_policy(config),
-    )
-
-
-def _build_plan(config: TrainConfig, manifest: Manifest) -> Plan:
-    if config.data.balance_classes:
-        labels_per_shard = [np.array(shard.load_index()["label"]) for shard in manifest.shards]  # copies: a process has 65,530 mappings
-        return BalancedPlan(labels_per_shard, manifest.hash, config.run.seed)
-    samples_per_shard = np.array([shard.record.num_samples for shard in manifest.shards])
-    return SamplePlan(samples_per_shard, manifest.hash, config.run.seed, config.data.shuffle_window)
 
 
 def _newest_checkpoint(directory: RunDirectory, world: World) -> tuple[Checkpoint | None, list[str]]:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from distgan.build import Preflight, build_networks, built_trainer, check
+from distgan.build import build_networks, built_trainer, check
+from distgan.build_data import Preflight
 from distgan.cli import parse_command, to_yaml
 from distgan.config import TrainConfig, without_overwrite
 from distgan.distributed import World
