@@ -88,7 +88,7 @@ def build_reader(config: TrainConfig, preflight: Preflight, layout: BatchLayout,
 
 
 def save_real_grid(config: TrainConfig, preflight: Preflight, augmentation: Augmentation, directory: Path) -> None:
-    """Draw real.png: images as the discriminator gets them (scaled, cropped, augmented, in the run's own order) beside the generated ones."""
+    """Draw real.png: images as the discriminator gets them, in the run's own order, to lay beside the generated ones."""
     layout = BatchLayout(config.metrics.num_sample_images, accumulation_steps=1, world_size=1, rank=0)
     with closing(_reader(config, preflight, layout, first_batch=0, num_workers=0, fetch=False, pin_memory=False)) as reader:
         real = next(reader)
@@ -134,6 +134,6 @@ def _cache_problems(config: TrainConfig, manifest: Manifest) -> list[str]:
     if config.data.fetch == "samples" or needed_bytes <= config.data.cache_gigabytes * 1e9:
         return []
     return [
-        f"data.cache_gigabytes is {config.data.cache_gigabytes:g}, but twice the {config.data.shuffle_window} shards of data.shuffle_window "
+        f"data.cache_gigabytes is {config.data.cache_gigabytes:g}, but twice data.shuffle_window {config.data.shuffle_window} shards "
         f"are up to {needed_bytes / 1e9:.3g} GB; raise it, lower data.shuffle_window, or set data.fetch to samples."
     ]

@@ -99,7 +99,7 @@ class Data(Section):
     )
     fetch: Literal["auto", "shards", "samples"] = Field(
         default="auto",
-        description="remote data: bring whole shards before their time, or only the samples that a rank needs; auto: shards on up to 3 nodes",
+        description="remote data: bring whole shards before their time, or only the samples a rank needs; auto: shards on up to 3 nodes",
     )
     augment: Augment = Augment()
 

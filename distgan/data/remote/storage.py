@@ -38,10 +38,10 @@ def is_remote(url: str) -> bool:
     Raises:
         InputError: by a scheme that is not read, or it is not a URL.
     """
-    scheme, colon, _ = url.partition("://")
-    if not colon and not url.startswith("pipe:"):
+    scheme, _, rest = url.partition(":")
+    scheme = scheme.lower()
+    if not rest.startswith("//") and scheme != "pipe":
         return False
-    scheme = scheme.lower() if colon else "pipe"
     if scheme not in (*web.SCHEMES, *objects.PACKAGES):
         raise InputError(
             f"data.url begins with '{scheme}:', which is not read; set it to a path, or to a URL of http://, https://, s3:// or gs://."

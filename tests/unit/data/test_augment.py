@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from scipy import ndimage, stats
 
-from distgan import build
 from distgan.batch import BatchLayout
 from distgan.build import check
+from distgan.build_data import build_reader
 from distgan.cli import validate
 from distgan.data.augment import Augmentation
 from distgan.distributed import World
@@ -211,7 +211,7 @@ def real_images(
         settings(
             directory,
             train={"batch_size": BATCH_SIZE},
-            data={"augment": ALL_ON},
+            data={"augment": ALL_ON, "num_workers": num_workers},
             engine={"accumulation_steps": accumulation_steps},
         )
     )
@@ -221,7 +221,7 @@ def real_images(
     for rank in range(world_size):
         world = World(rank=rank, size=world_size, local_rank=rank, device=torch.device("cpu"))
         layout = BatchLayout(BATCH_SIZE, accumulation_steps, world_size, rank)
-        reader = build._build_reader(config, preflight, layout, first_batch, world, num_workers)
+        reader = build_reader(config, preflight, layout, first_batch, world)
         feed = Feed(reader, Augmentation(randomness, **ALL_ON), randomness, layout, 3, None, world.device)
         of_ranks.append([feed.for_discriminator(first_batch + number) for number in range(NUM_BATCHES)])
         reader.close()

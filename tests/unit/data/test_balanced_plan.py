@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from distgan import build
 from distgan.batch import BatchLayout
 from distgan.build import check
+from distgan.build_data import build_reader
 from distgan.cli import validate
 from distgan.data.balanced_plan import BalancedPlan
 from distgan.data.damage import DamagePolicy
@@ -262,7 +262,7 @@ def slices_of(url: Path, world_size: int, rank: int, first_batch: int, count: in
         )
     )
     world = World(rank=rank, size=world_size, local_rank=rank, device=torch.device("cpu"))
-    reader = build._build_reader(config, check(config, world_size), BatchLayout(8, 2, world_size, rank), first_batch, world, num_workers=0)
+    reader = build_reader(config, check(config, world_size), BatchLayout(8, 2, world_size, rank), first_batch, world)
     slices = list(itertools.islice(reader, 2 * count))
     reader.close()
     return slices

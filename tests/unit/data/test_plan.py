@@ -155,11 +155,11 @@ def test_the_shards_ahead_are_those_to_the_end_of_the_next_window(plan: SamplePl
     """Exactly those that samples of these windows come from."""
     first = data.draw(st.integers(0, 5 * plan.num_samples))
     last = first + data.draw(st.integers(0, 2 * plan.num_samples))
-    windows = plan._windows(first, last)
-    (begin, _), *_, (_, through), (_, end) = [
+    spans = [
         (epoch * plan.num_samples + window * plan._window, epoch * plan.num_samples + min((window + 1) * plan._window, plan.num_samples))
-        for epoch, window in windows
+        for epoch, window in plan._windows(first, last)
     ]
+    (begin, _), (_, through), (_, end) = spans[0], spans[-2], spans[-1]
     assert begin <= first < begin + plan._window
     assert through - plan._window <= last < through < end <= through + plan._window
     needed, _ = plan.locate(np.arange(begin, end))

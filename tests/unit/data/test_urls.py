@@ -18,8 +18,8 @@ def shards(tmp_path: Path) -> Path:
     return directory
 
 
-def names(paths: list[Path]) -> list[str]:
-    return [path.name for path in paths]
+def names(paths: list[str]) -> list[str]:
+    return [Path(path).name for path in paths]
 
 
 def refusal(url: str) -> str:
@@ -31,12 +31,12 @@ def refusal(url: str) -> str:
 
 
 def test_a_directory_is_all_of_its_tars_in_order(shards: Path) -> None:
-    assert resolve(str(shards)) == [shards / name for name in ["a-0000.tar", "a-0001.tar", "a-0002.tar", "a-0003.tar", "b.tar"]]
+    assert resolve(str(shards)) == [str(shards / name) for name in ["a-0000.tar", "a-0001.tar", "a-0002.tar", "a-0003.tar", "b.tar"]]
     assert resolve(f"{shards}/") == resolve(str(shards))
 
 
 def test_one_tar(shards: Path) -> None:
-    assert resolve(f"{shards}/b.tar") == [shards / "b.tar"]
+    assert resolve(f"{shards}/b.tar") == [str(shards / "b.tar")]
 
 
 def test_braces_keep_their_order(shards: Path) -> None:
@@ -48,13 +48,13 @@ def test_braces_keep_their_order(shards: Path) -> None:
 def test_paths_are_absolute(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run is resumed from another directory, perhaps."""
     monkeypatch.chdir(shards.parent)
-    assert resolve("shards/b.tar") == [shards / "b.tar"]
+    assert resolve("shards/b.tar") == [str(shards / "b.tar")]
     assert resolve("shards/../shards") == resolve(str(shards))
 
 
 def test_home(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(shards.parent))
-    assert resolve("~/shards/{a-0000,b}.tar") == [shards / "a-0000.tar", shards / "b.tar"]
+    assert resolve("~/shards/{a-0000,b}.tar") == [str(shards / "a-0000.tar"), str(shards / "b.tar")]
 
 
 def test_nothing_there(shards: Path, tmp_path: Path) -> None:
@@ -75,12 +75,11 @@ def test_braces_that_do_not_pair(url: str) -> None:
     assert "braces" in refusal(url)
 
 
-@pytest.mark.parametrize(
-    "url", ["s3://bucket/x-{0000..0127}.tar", "pipe:curl http://a/b.tar", "https://host/x.tar", "gs://bucket", "file:///x.tar"]
-)
+@pytest.mark.parametrize("url", ["pipe:curl http://a/b.tar", "ftp://host/x.tar", "file:///x.tar", "hdfs://a/{0..3}.tar"])
 def test_other_schemes_are_refused(url: str) -> None:
     """`pipe:` above all, which runs a shell in webdataset."""
-    assert "local" in refusal(url)
+    with pytest.raises(InputError, match=rf"data\.url begins with '{url.partition(':')[0]}:', which is not read; set it to a path, or"):
+        resolve(url)
 
 
 @pytest.mark.parametrize("url", ["~no-such-user-here/x.tar", "x" * 300 + ".tar"], ids=["user unknown", "name too long"])
