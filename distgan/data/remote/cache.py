@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -128,15 +128,14 @@ class ShardCache:
         """A path of this name to download to, on the cache's disk but outside of its limit; removed at the end, unless adopted."""
         everything = self._directory / "incoming"
         everything.mkdir(exist_ok=True)
-        for abandoned in everything.iterdir():
-            _remove_folder_of_the_dead(abandoned)
-        own = Path(tempfile.mkdtemp(dir=everything))
-        with open(own / ".lock", "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                yield own / name
-            finally:
-                shutil.rmtree(own)
+        with ExitStack() as stack:
+            with locked(self._lock):  # or another process could find the new folder before its owner holds it
+                for abandoned in everything.iterdir():
+                    _remove_folder_of_the_dead(abandoned)
+                own = Path(tempfile.mkdtemp(dir=everything))
+                stack.callback(shutil.rmtree, own)
+                fcntl.flock(stack.enter_context(open(own / ".lock", "wb")), fcntl.LOCK_EX)
+            yield own / name
 
     def adopt(self, file: Path, url: str, sha256: str) -> None:
         """Make a whole file of `incoming` the shard's, if there is room for it without evicting another one."""
@@ -227,7 +226,7 @@ def _remove_folder_of_the_dead(folder: Path) -> None:
         with open(folder / ".lock", "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
-    except (FileNotFoundError, BlockingIOError):  # it has only just been made; or its owner lives
+    except (FileNotFoundError, BlockingIOError):  # its owner has removed it; or lives
         pass
 
 
