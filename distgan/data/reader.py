@@ -65,11 +65,11 @@ class Reader:
         self._plan, self._layout, self._policy, self._pin_memory = plan, layout, policy, pin_memory
         self._shape = SliceShape(layout.slice_size, image_size, channels)
         self._shards, self._num_damaged = manifest.shards, manifest.num_damaged
-        self._own = SampleReader(self._shards, cache)
+        self._own = SampleReader(self._shards, cache, fetch)
         self._slices = itertools.count(first_batch * layout.accumulation_steps)
         self._fetcher = Fetcher(self._shards, cache) if cache and fetch else None
         self._places = self._located(first_batch * layout.accumulation_steps)
-        self._workers = [Worker(self._shape, self._shards, cache) for _ in range(num_workers)]
+        self._workers = [Worker(self._shape, self._shards, cache, fetch) for _ in range(num_workers)]
         self._turns = itertools.cycle(self._workers)
         for _ in range(DEPTH):
             for worker in self._workers:

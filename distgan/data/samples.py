@@ -64,11 +64,12 @@ class SampleReader:
     Args:
         shards: by their numbers; those that it is asked for have to be there by then.
         cache: of remote shards; None: there are none.
+        fetch: whether remote shards belong into the cache as a whole, once they are needed.
     """
 
-    def __init__(self, shards: Mapping[int, Shard] | Sequence[Shard], cache: "CacheSettings | None" = None) -> None:
+    def __init__(self, shards: Mapping[int, Shard] | Sequence[Shard], cache: "CacheSettings | None" = None, fetch: bool = True) -> None:
         self._shards = shards
-        self._remote = _remote_sources(cache) if cache else None
+        self._remote = _remote_sources(cache, fetch) if cache else None
         self._open = functools.lru_cache(OPEN_SHARDS)(self._opened)
         self._verified: set[int] = set()
 
@@ -106,10 +107,10 @@ class SampleReader:
         return opened
 
 
-def _remote_sources(cache: "CacheSettings") -> "RemoteSources":
+def _remote_sources(cache: "CacheSettings", fetch: bool) -> "RemoteSources":
     from distgan.data.remote.source import RemoteSources
 
-    return RemoteSources(cache)
+    return RemoteSources(cache, fetch)
 
 
 class _OpenShard:

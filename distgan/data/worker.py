@@ -66,6 +66,7 @@ class Setup(NamedTuple):
 
     shape: SliceShape
     cache: "CacheSettings | None"
+    fetch: bool
 
 
 class Slots:
@@ -91,11 +92,11 @@ class Worker:
     Args:
         shape: of each task's images.
         shards: those that tasks may ask for, by their numbers.
-        cache: of remote shards; None: there are none.
+        cache, fetch: see `SampleReader`.
     """
 
-    def __init__(self, shape: SliceShape, shards: Sequence[Shard], cache: "CacheSettings | None" = None) -> None:
-        self._setup, self._shards = Setup(shape, cache), shards
+    def __init__(self, shape: SliceShape, shards: Sequence[Shard], cache: "CacheSettings | None" = None, fetch: bool = True) -> None:
+        self._setup, self._shards = Setup(shape, cache, fetch), shards
         self._memory = os.memfd_create("distgan-worker")
         self._slots = Slots(self._memory, shape)
         self._tasks: deque[tuple[int, np.ndarray, np.ndarray]] = deque()

@@ -19,7 +19,7 @@ def main(socket_descriptor: int, memory_descriptor: int) -> None:
     setup: Setup = connection.recv()
     slots = Slots(memory_descriptor, setup.shape)
     shards: dict[int, Shard] = {}
-    reader = SampleReader(shards, setup.cache)
+    reader = SampleReader(shards, setup.cache, setup.fetch)
     while True:
         try:
             task: Task = connection.recv()

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import torch
 
 from distgan.bench.data import speed
-from distgan.bench.data.contestants import CONTESTANTS
-from distgan.bench.data.report import DataReport
-from distgan.bench.data.sets import image_sets
+from distgan.bench.data.contestants import CONTESTANTS, FILES
+from distgan.bench.data.report import DataReport, Throughput
+from distgan.bench.data.server import serving
+from distgan.bench.data.sets import ImageSet, image_sets
 from distgan.bench.machine import Machine
 from distgan.bench.ranks import run_ranks
+from distgan.data.manifest import open_manifest
 from distgan.errors import InputError
 
 
@@ -25,6 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time for each contestant and set (default: 10)")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="size of the sets; 1 is 20,000 and 4,000 images (default: 1)")
     parser.add_argument("--ranks", type=int, default=2, metavar="N", help="ranks of the training run that waits (default: 2; 0: none)")
+    parser.add_argument(
+        "--latency-ms", type=float, metavar="MS", help="also read over HTTP from a server on loopback that answers so much later"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures to this JSON file")
 
 
@@ -65,6 +71,8 @@ def report(options: argparse.Namespace) -> DataReport:
             print(f"{images.name}: {', '.join(CONTESTANTS)}", file=sys.stderr, flush=True)
             images.write()
             found.throughputs.extend(speed.throughputs(images, list(CONTESTANTS), options.batch_size, options.workers, options.seconds))
+            if options.latency_ms is not None:
+                found.throughputs.extend(_over_http(images, options))
         if options.ranks:
             print(f"training on {options.ranks} ranks", file=sys.stderr, flush=True)
             waiting = run_ranks(options.ranks, speed.waiting, Path(folder, "run"), options.seconds)[0]
@@ -72,3 +80,13 @@ def report(options: argparse.Namespace) -> DataReport:
     if options.out:
         found.write(options.out)
     return found
+
+
+def _over_http(images: ImageSet, options: argparse.Namespace) -> list[Throughput]:
+    """One pass over the set from the server, by those who can, after the manifest was laid beside the shards."""
+    open_manifest(images.shards)
+    with serving(images.directory / "shards", options.latency_ms) as url:
+        served = replace(images, url=url)
+        names = [name for name in CONTESTANTS if name != FILES]
+        source = f"one pass over HTTP, {options.latency_ms:g} ms late, nothing cached before"
+        return speed.epochs(served, names, options.batch_size, options.workers, source)

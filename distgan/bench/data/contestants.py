@@ -1,8 +1,10 @@
 """Ways to get batches of an image set, each as endless iterators of (images [n, side, side, 3] uint8, labels [n] int64) in random order."""
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from distgan.bench.data.sets import NUM_CLASSES, ImageSet
 from distgan.data.manifest import open_manifest
 from distgan.data.plan import SamplePlan
 from distgan.data.reader import Reader
+from distgan.data.remote.shards import CacheSettings
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 SHUFFLE_BUFFER = 1000  # of webdataset, in samples; its documentation's usual value
@@ -21,11 +24,14 @@ SHUFFLE_BUFFER = 1000  # of webdataset, in samples; its documentation's usual va
 
 @contextmanager
 def distgan(images: ImageSet, batch_size: int, num_workers: int) -> Iterator[Batches]:
-    """This project's reader, as training has it."""
-    manifest = open_manifest(images.shards)
-    plan = SamplePlan(np.array([shard.record.num_samples for shard in manifest.shards]), manifest.hash, seed=0, shuffle_window=16)
-    with closing(Reader(manifest, plan, BatchLayout(batch_size, 1, 1, 0), images.side, 3, num_workers)) as reader:
-        yield ((one.images.permute(0, 2, 3, 1), one.labels) for one in reader)
+    """This project's reader, as training has it; with an empty cache where the shards lie elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="distgan-bench-cache-") as folder:
+        cache = CacheSettings(Path(folder), 10**12) if images.is_remote else None
+        manifest = open_manifest(images.shards, cache=cache)
+        plan = SamplePlan(np.array([shard.record.num_samples for shard in manifest.shards]), manifest.hash, seed=0, shuffle_window=16)
+        layout = BatchLayout(batch_size, 1, 1, 0)
+        with closing(Reader(manifest, plan, layout, images.side, 3, num_workers, cache=cache)) as reader:
+            yield ((one.images.permute(0, 2, 3, 1), one.labels) for one in reader)
 
 
 @contextmanager
@@ -64,13 +70,13 @@ CONTESTANTS: dict[str, Callable[..., Any]] = {
     "files": files,
     "distgan": distgan,
 }
-BASELINE = "webdataset"
+BASELINE, FILES = "webdataset", "files"
 
 
 def _pipeline(images: ImageSet, batch_size: int, num_workers: int, decoded: Callable[[Any], Any]) -> Batches:
     from webdataset.compat import WebDataset
 
-    urls = [str(shard) for shard in images.shards]
+    urls = images.shards
     pipeline = WebDataset(urls, shardshuffle=len(urls), seed=0).shuffle(SHUFFLE_BUFFER)
     pipeline = decoded(pipeline).batched(batch_size, collation_fn=_collated, partial=False).repeat()
     return iter(DataLoader(pipeline, batch_size=None, num_workers=num_workers))

@@ -31,11 +31,17 @@ class ImageSet:
     num_shards: int
     directory: Path
 
-    source = "local files"
+    url: str | None = None  # of the shards where a server serves them
 
     @property
-    def shards(self) -> list[Path]:
-        return sorted((self.directory / "shards").glob("*.tar"))
+    def is_remote(self) -> bool:
+        return self.url is not None
+
+    @property
+    def shards(self) -> list[str]:
+        """Their paths or URLs."""
+        paths = sorted((self.directory / "shards").glob("*.tar"))
+        return [str(path) if self.url is None else self.url + path.name for path in paths]
 
     @property
     def files(self) -> list[Path]:

@@ -1,5 +1,6 @@
 """The bytes of an open shard that lies elsewhere: from the cache as soon as it is there, by ranges until then."""
 
+import contextlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,29 +9,34 @@ from distgan.data.local_file import LocalFile, Range
 from distgan.data.remote.cache import CacheFullError, ShardCache
 from distgan.data.remote.shards import CacheSettings
 from distgan.data.remote.storage import read_range
-from distgan.data.remote.transfer import RangesUnsupportedError, TransferError
+from distgan.data.remote.transfer import ChangedShardError, RangesUnsupportedError, TransferError
 
 REQUESTS = 16  # at once, of a process
+SMALL_BYTES = 2**26  # a shard that comes whole in about the time that its samples would take one by one
 
 
 class RemoteSources:
-    """Opens remote shards for one process."""
+    """Opens remote shards for one process.
 
-    def __init__(self, settings: CacheSettings) -> None:
-        self._cache = settings.cache()
+    Args:
+        whole: whether shards belong into the cache as a whole, once they are needed.
+    """
+
+    def __init__(self, settings: CacheSettings, whole: bool) -> None:
+        self._cache, self._whole = settings.cache(), whole
         self._pool = ThreadPoolExecutor(REQUESTS)
 
     def open(self, shard: Shard) -> "RemoteFile":
         """A shard to read from."""
-        return RemoteFile(shard, self._cache, self._pool)
+        return RemoteFile(shard, self._cache, self._pool, self._whole and shard.record.bytes <= SMALL_BYTES)
 
 
 class RemoteFile:
-    """A shard that is read by ranges as long as the cache has not got it. Others fill the cache."""
+    """A shard that is read by ranges as long as the cache has not got it. A fetcher fills the cache; small shards come at once."""
 
-    def __init__(self, shard: Shard, cache: ShardCache, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, shard: Shard, cache: ShardCache, pool: ThreadPoolExecutor, at_once: bool) -> None:
         self._url, self._record = shard.location, shard.record
-        self._cache, self._pool = cache, pool
+        self._cache, self._pool, self._at_once = cache, pool, at_once
         self._cached: LocalFile | None = None
 
     @property
@@ -39,18 +45,27 @@ class RemoteFile:
         return self._cached is not None
 
     def read(self, ranges: list[Range]) -> Iterable[bytes | None]:
-        """As `LocalFile.read`.
+        """As `ShardFile.read`; a shard that has changed cannot be read.
 
         Raises:
             TransferError: the server does not give it.
         """
+        try:
+            return self._read(ranges)
+        except ChangedShardError:
+            return [None] * len(ranges)
+
+    def _read(self, ranges: list[Range]) -> Iterable[bytes | None]:
         if self._cached is None:
             self._cached = self._open_cached()
+        if self._cached is None and self._at_once:
+            with contextlib.suppress(CacheFullError):
+                self._cached = self._download()
         if self._cached is None:
             try:
                 return list(self._pool.map(lambda part: read_range(self._url, *part), ranges))
             except RangesUnsupportedError:
-                self._cached = self._download()
+                self._cached = self._only_way()
         return self._cached.read(ranges)
 
     def _open_cached(self) -> LocalFile | None:
@@ -61,12 +76,14 @@ class RemoteFile:
             return None
 
     def _download(self) -> LocalFile:
-        """The whole shard: there is no other way."""
         cached = None
-        while cached is None:
-            try:
-                self._cache.fetch(self._url, self._record.sha256, self._record.bytes)
-            except CacheFullError as error:
-                raise TransferError(f"{error} And its server gives no parts of a file.") from None
+        while cached is None:  # it may be evicted before it is open
+            self._cache.fetch(self._url, self._record.sha256, self._record.bytes)
             cached = self._open_cached()
         return cached
+
+    def _only_way(self) -> LocalFile:
+        try:
+            return self._download()
+        except CacheFullError as error:
+            raise TransferError(f"{error} And its server gives no parts of a file.") from None
