@@ -25,7 +25,7 @@ TURN_SECONDS = 1.0
 _WARM_UP_ITERATIONS = 20
 
 
-def throughputs(images: ImageSet, names: Sequence[str], batch_size: int, num_workers: int, seconds: float) -> list[Throughput]:
+def throughputs(images: ImageSet, names: Sequence[str], batch_size: int, num_workers: int, seconds: float, source: str) -> list[Throughput]:
     """The contestants of these names, `seconds` each at least, in turns.
 
     A turn begins with what was read ahead while others had theirs; that is not counted.
@@ -45,7 +45,7 @@ def throughputs(images: ImageSet, names: Sequence[str], batch_size: int, num_wor
                 rate, cost = _turn(batches[name], batch_size, turn_seconds)
                 rates[name].append(rate)
                 costs[name].append(cost)
-    return _summary(images, "local files", rates, costs)
+    return _summary(images, source, rates, costs)
 
 
 def epochs(images: ImageSet, names: Sequence[str], batch_size: int, num_workers: int, source: str) -> list[Throughput]:
