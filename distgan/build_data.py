@@ -9,7 +9,7 @@ import platformdirs
 
 from distgan.batch import BatchLayout
 from distgan.config import TrainConfig
-from distgan.data import digits, urls
+from distgan.data import urls
 from distgan.data.augment import Augmentation
 from distgan.data.balanced_plan import BalancedPlan
 from distgan.data.damage import DamagePolicy
@@ -41,7 +41,7 @@ def check_data(config: TrainConfig) -> Preflight:
     Raises:
         InputError: with a sentence for everything that is wrong.
     """
-    locations = urls.resolve(str(digits.ensure_packed()) if config.data.url == "digits" else config.data.url)
+    locations = urls.resolve(config.data.url)
     manifest = open_manifest(locations, damage_policy(config), cache_settings(config))
     problems = _cache_problems(config, manifest)
     if manifest.num_samples < config.train.batch_size:

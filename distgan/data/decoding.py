@@ -95,16 +95,32 @@ def decode_into(out: np.ndarray, payload: bytes, decoder: Decoder, width: int, h
         if decoder is Decoder.JPEG_TURBO and (height, width, channels) == out.shape:
             _by_jpeg_turbo(payload, channels, out)
             return
-        if decoder is Decoder.RAW:
-            pixels = np.frombuffer(payload, np.uint8).reshape(height, width, channels)
-        else:
-            pixels = _QUICK[decoder](payload, channels)
+        pixels = _stored(payload, decoder, width, height, channels)
         if pixels.shape[:2] != out.shape[:2] or channels > out.shape[2]:
             image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
             pixels = _fitted(image, len(out), out.shape[2])
         out[...] = pixels
     except (ValueError, RuntimeError) as error:
         raise UnreadableImageError(str(error)) from None
+
+
+def decode_whole(payload: bytes, decoder: Decoder, width: int, height: int, channels: int) -> np.ndarray:
+    """An image that `inspect` has seen -> [height, width, channels] uint8, neither scaled nor cropped.
+
+    Raises:
+        UnreadableImageError: the bytes cannot be decoded, or give another size.
+    """
+    try:
+        if decoder is Decoder.PILLOW:
+            with Image.open(io.BytesIO(payload)) as image:
+                pixels = _with_pillow(image, channels == 3)
+        else:
+            pixels = _stored(payload, decoder, width, height, channels)
+    except (*_DAMAGED, RuntimeError) as error:
+        raise UnreadableImageError(str(error)) from None
+    if pixels.shape != (height, width, channels):
+        raise UnreadableImageError(f"it is of {pixels.shape[1]}x{pixels.shape[0]} pixels, but the index says {width}x{height}")
+    return pixels
 
 
 def decode(payload: bytes, side: int, channels: int) -> np.ndarray:
@@ -148,6 +164,13 @@ def _quick_decoder(image: Image.Image, payload: bytes) -> Decoder:
         return Decoder.JPEG_TURBO
     bit_depth = payload[24:25]  # PNG's header (RFC 2083, 4.1.1)
     return Decoder.SPNG if image.format == "PNG" and bit_depth == b"\x08" else Decoder.PILLOW
+
+
+def _stored(payload: bytes, decoder: Decoder, width: int, height: int, channels: int) -> np.ndarray:
+    """The pixels [H, W, C] as another decoder than Pillow gives them; raises ValueError or RuntimeError where it cannot."""
+    if decoder is Decoder.RAW:
+        return np.frombuffer(payload, np.uint8).reshape(height, width, channels)
+    return _QUICK[decoder](payload, channels)
 
 
 def _by_spng(payload: bytes, channels: int) -> np.ndarray:

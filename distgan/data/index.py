@@ -9,6 +9,7 @@ import io
 import json
 import tarfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,6 +86,15 @@ class Shard:
 
             fetch_index(self)
 
+    def has_its_sizes(self) -> bool:
+        """Whether the shard and its index are there and as long as they were."""
+        sizes = [(self.path, self.record.bytes), (self.index_file, self.record.index_bytes)]
+        return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in sizes)
+
+    def is_index_whole(self) -> bool:
+        """Whether the index file holds the bytes that were written into it."""
+        return zlib.crc32(self.index_file.read_bytes()) == self.record.index_crc32
+
     def load_index(self) -> np.ndarray:
         """The samples as a memory-mapped array of `grouping.SAMPLE`."""
         self.bring_index()
@@ -96,6 +106,18 @@ class Shard:
         return load_keys(self.index_file, self.record.num_samples)
 
 
+class NoSampleError(InputError):
+    """A shard holds no readable sample at all; `damages` says why."""
+
+    def __init__(self, shard: Path | str, damages: Sequence[Damage]) -> None:
+        super().__init__(f"{shard} {damage.text}." for damage in damages[:5])
+        self.shard, self.damages = shard, tuple(damages)
+
+    def __reduce__(self) -> tuple:
+        # It comes out of worker processes; an exception's own way would give __init__ the message alone.
+        return NoSampleError, (self.shard, self.damages)
+
+
 def index_path(shard: Path, index_directory: Path) -> Path:
     """Where the index of `shard` is kept."""
     return index_directory / f"{shard.name}.index"
@@ -105,7 +127,7 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
     """Read the whole shard and write its index.
 
     Raises:
-        InputError: it is not a tar, or holds no readable sample at all.
+        NoSampleError: it is not a tar, or holds no readable sample at all.
     """
     num_bytes = shard.stat().st_size
     with open(shard, "rb") as file:
@@ -114,10 +136,11 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
             for item in tar.walk(file, num_bytes):
                 found.add(item)
         except tarfile.TarError as error:
-            raise InputError(f"{shard} is not a readable tar ({error}); pack it again or take it out of data.url.") from None
+            text = f"is not a readable tar ({error}); pack it again or take it out of data.url"
+            raise NoSampleError(shard, [Damage(None, text)]) from None
         samples, damages = found.result()
     if not samples:
-        raise InputError([f"{shard} {damage.text}." for damage in damages[:5]] or _no_image(shard, found.extensions))
+        raise NoSampleError(shard, _estimated(damages, num_bytes) or [Damage(None, _no_image(found.extensions))])
     table = np.array([row for _, row in samples], dtype=SAMPLE)
     content = io.BytesIO()
     np.save(content, table, allow_pickle=False)
@@ -178,9 +201,9 @@ def _estimated(damages: list[Damage], mean_bytes: float) -> tuple[Damage, ...]:
     )
 
 
-def _no_image(shard: Path, extensions: set[str]) -> str:
+def _no_image(extensions: set[str]) -> str:
     found = ", ".join(sorted(extensions)[:5]) or "nothing"
     return (
-        f"{shard} holds no image ({', '.join(sorted(EXTENSIONS))}), only {found}: a name's extension begins at its first dot; "
-        "pack it again or take it out of data.url."
+        f"holds no image ({', '.join(sorted(EXTENSIONS))}), only {found}: a name's extension begins at its first dot; "
+        "pack it again or take it out of data.url"
     )

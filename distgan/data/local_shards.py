@@ -6,27 +6,25 @@ The index lies beside the shards, or in the user's cache where that cannot be wr
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from distgan.data import index
-from distgan.data.index import Shard, ShardRecord
+from distgan.data.index import NoSampleError, Shard, ShardRecord
+from distgan.data.parallel import in_processes
 from distgan.data.records import read_records, write_records
 from distgan.errors import InputError
 from distgan.files import locked
 
-_PARALLEL_BYTES = 1 << 26  # indexing less than this is done before processes for it have started
 
-
-def open_directory(directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
+def open_directory(directory: Path, paths: Sequence[Path]) -> dict[str, Shard | NoSampleError]:
     """The shards at these paths in `directory`, by name; indexes what is new or has changed, under a lock.
 
     Raises:
-        InputError: a shard cannot be indexed, or no place for its index can be written.
+        InputError: no place for an index can be written.
     """
     records = read_records(directory)
     if not any(_is_stale(path, directory, records.get(path.name)) for path in paths):  # as ever after the first time, read-only or not
@@ -41,7 +39,30 @@ def open_directory(directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
         ) from None
 
 
-def _index_stale(directory: Path, index_directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
+def recorded(directory: Path) -> list[Shard]:
+    """Every shard that was indexed in `directory`, as it was then, whatever has become of it since. Reads no shard, writes nothing."""
+    by_name: dict[str, Shard] = {}
+    for index_directory in (directory, _cache_directory(directory)):
+        for name, record in read_records(index_directory).items():
+            shard = Shard(str(directory / name), index_directory, record)
+            if name not in by_name or (not by_name[name].has_its_sizes() and shard.has_its_sizes()):
+                by_name[name] = shard
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def forget_missing(directory: Path, index_directory: Path) -> list[Path]:
+    """Take the shards that are no longer there out of a directory's manifest; returns them. Where that cannot be written, none."""
+    missing = [directory / name for name in read_records(index_directory) if not (directory / name).is_file()]
+    if not missing or not os.access(index_directory, os.W_OK):
+        return []
+    with locked(index_directory / ".manifest.lock"):
+        records = read_records(index_directory)
+        write_records(index_directory, {name: record for name, record in records.items() if directory / name not in missing})
+    return missing
+
+
+def _index_stale(directory: Path, index_directory: Path, paths: Sequence[Path]) -> dict[str, Shard | NoSampleError]:
+    unusable: dict[str, NoSampleError] = {}
     with locked(index_directory / ".manifest.lock"):
         records = read_records(index_directory)
         stale = [path for path in dict.fromkeys(paths) if _is_stale(path, index_directory, records.get(path.name))]
@@ -51,27 +72,31 @@ def _index_stale(directory: Path, index_directory: Path, paths: Sequence[Path]) 
             current = {name for name in records.keys() - stale_names if not _is_stale(directory / name, index_directory, records[name])}
             records = {name: records[name] for name in sorted(current)}
             write_records(index_directory, records)
-            indexed = _indexed(stale, index_directory)
+            tasks = [(path, index_directory) for path in stale]
+            indexed = in_processes(_index_shard, tasks, num_bytes=sum(path.stat().st_size for path in stale))
             # disable=None: no bar where nobody watches
-            for record in tqdm(indexed, total=len(stale), desc=f"indexing {directory.name}", unit="shard", disable=None):
-                records[record.name] = record
+            progress = tqdm(indexed, total=len(stale), desc=f"indexing {directory.name}", unit="shard", disable=None)
+            for path, found in zip(stale, progress, strict=True):
+                if isinstance(found, NoSampleError):
+                    unusable[path.name] = found
+                else:
+                    records[path.name] = found
             write_records(index_directory, records)
-    return {path.name: Shard(str(path), index_directory, records[path.name]) for path in paths}
+    return {path.name: unusable.get(path.name) or Shard(str(path), index_directory, records[path.name]) for path in paths}
 
 
-def _indexed(paths: Sequence[Path], index_directory: Path) -> Iterator[ShardRecord]:
-    """The records of newly indexed shards, as they come."""
-    is_small = sum(path.stat().st_size for path in paths) < _PARALLEL_BYTES
-    pool = Parallel(n_jobs=1 if is_small else -1, return_as="generator_unordered")
-    return pool(delayed(index.index_shard)(path, index_directory) for path in paths)  # pyright: ignore[reportReturnType]
+def _index_shard(path: Path, index_directory: Path) -> ShardRecord | NoSampleError:
+    try:
+        return index.index_shard(path, index_directory)
+    except NoSampleError as error:  # for later: the other shards are indexed all the same
+        return error
 
 
 def _index_directory(directory: Path) -> Path:
     """The shards' own directory if it can be written, else one of the user's cache."""
     if os.access(directory, os.W_OK):
         return directory
-    name = hashlib.sha256(str(directory).encode()).hexdigest()[:32]
-    elsewhere = Path(platformdirs.user_cache_dir("distgan")) / "indexes" / name
+    elsewhere = _cache_directory(directory)
     try:
         elsewhere.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,13 +107,16 @@ def _index_directory(directory: Path) -> Path:
     return elsewhere
 
 
+def _cache_directory(directory: Path) -> Path:
+    name = hashlib.sha256(str(directory).encode()).hexdigest()[:32]
+    return Path(platformdirs.user_cache_dir("distgan")) / "indexes" / name
+
+
 def _is_stale(path: Path, index_directory: Path, record: ShardRecord | None) -> bool:
     """Whether the shard must be read again. A newer time alone (a copy) is settled by the checksum."""
+    if record is None or not Shard(str(path), index_directory, record).has_its_sizes():
+        return True
     index_file = index.index_path(path, index_directory)
-    if record is None or not path.is_file() or path.stat().st_size != record.bytes:
-        return True
-    if not index_file.is_file() or index_file.stat().st_size != record.index_bytes:
-        return True
     if path.stat().st_mtime_ns <= index_file.stat().st_mtime_ns:
         return False
     if index.sha256_of(path) != record.sha256:

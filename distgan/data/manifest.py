@@ -16,7 +16,7 @@ import numpy as np
 from distgan.data import local_shards
 from distgan.data.damage import FAIL, DamagePolicy, Skip
 from distgan.data.grouping import NO_LABEL
-from distgan.data.index import Shard
+from distgan.data.index import NoSampleError, Shard
 from distgan.data.records import hash_of
 from distgan.data.remote import shards as remote_shards
 from distgan.data.remote.shards import CacheSettings
@@ -95,21 +95,35 @@ def open_manifest(locations: Sequence[str | Path], policy: DamagePolicy = FAIL, 
     Raises:
         InputError: a shard is damaged and the policy does not pass over it, or no place for its index can be written.
     """
+    manifest, unusable = index_shards(locations, cache)
+    if unusable:
+        more = f"Nor can anything be read of {len(unusable) - 1} more shards; python -m distgan.data index lists all damages."
+        raise InputError([*unusable[0].problems, *([more] if len(unusable) > 1 else [])])
+    policy.check((shard.location, shard.record) for shard in manifest.shards)
+    return manifest
+
+
+def index_shards(locations: Sequence[str | Path], cache: CacheSettings | None = None) -> tuple[Manifest, list[NoSampleError]]:
+    """Index what is new or has changed -> the manifest of what can be read, and the shards of which nothing can.
+
+    Raises:
+        InputError: a shard cannot be brought, or no place for an index can be written.
+    """
     names = [str(location) for location in locations]
     by_directory: dict[str, list[str]] = {}
     for name in names:
         by_directory.setdefault(_directory(name), []).append(name)
-    opened: dict[str, Shard] = {}
+    opened: dict[str, Shard | NoSampleError] = {}
     for directory, inside in by_directory.items():
         if _is_remote(directory):
             assert cache is not None
             found = remote_shards.open_directory(directory, inside, cache)
         else:
             found = local_shards.open_directory(Path(directory), [Path(name) for name in inside])
-        opened |= {shard.location: shard for shard in found.values()}
-    shards = tuple(opened[name] for name in names)
-    policy.check((shard.location, shard.record) for shard in shards)
-    return Manifest(shards, hash_of([shard.record for shard in shards]))
+        opened |= {name: found[remote_shards.name_of(name) if _is_remote(name) else Path(name).name] for name in inside}
+    found = [opened[name] for name in names]
+    shards = tuple(each for each in found if isinstance(each, Shard))
+    return Manifest(shards, hash_of([shard.record for shard in shards])), [each for each in found if isinstance(each, NoSampleError)]
 
 
 def _is_remote(location: str) -> bool:

@@ -49,6 +49,12 @@ def read_records(directory: Path) -> dict[str, ShardRecord]:
         ) from None
 
 
+def is_consistent(directory: Path) -> bool:
+    """Whether shards.jsonl holds the records of which manifest.json has the hash."""
+    totals = json.loads((directory / TOTALS).read_text())
+    return totals.get("hash") == hash_of(list(read_records(directory).values()))
+
+
 def write_records(directory: Path, by_name: Mapping[str, ShardRecord]) -> None:
     """Write the two files."""
     records = [by_name[name] for name in sorted(by_name)]

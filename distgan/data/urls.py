@@ -1,10 +1,13 @@
 """`data.url` -> the shards that it names."""
 
 import glob
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from braceexpand import UnbalancedBracesError, braceexpand  # pyright: ignore[reportAttributeAccessIssue]
 
+from distgan.data import digits
 from distgan.data.remote import storage
 from distgan.data.remote.shards import beside, published_records
 from distgan.data.remote.transfer import TransferError, shown
@@ -12,47 +15,78 @@ from distgan.errors import InputError
 
 
 def resolve(url: str) -> list[str]:
-    """The shards that `url` names: a tar file, a pattern ({0..9}, *) of tar files, or a directory (all of its *.tar).
+    """The shards that `url` names: 'digits', a tar file, a pattern ({0..9}, *) of tar files, or a directory (all of its *.tar).
 
     Paths come absolute; they and URLs may be mixed by braces.
 
     Raises:
         InputError: nothing is there, or the scheme is one that is not read.
     """
+    shards = _named(url)
+    with _looking_at(url):
+        missing = [shard for shard in shards if not storage.is_remote(shard) and not Path(shard).is_file()]
+    if missing:
+        number = "matches nothing" if len(missing) == len(shards) else f"lacks {len(missing)} of its {len(shards)} shards"
+        raise InputError(f"data.url is {url!r}, which {number}: {missing[0]} does not exist; set data.url to where the shards are.")
+    return shards
+
+
+def named_locally(url: str) -> list[Path]:
+    """As `resolve`, but those that `url` names one by one need not be there, and none may be elsewhere.
+
+    Raises:
+        InputError: nothing is where `url` says that something is, or it is a URL.
+    """
+    remote = [pattern for pattern in _patterns(url) if storage.is_remote(pattern)]
+    if remote:
+        raise InputError(f"{shown(remote[0])!r} is elsewhere, but this command takes local shards only; copy them here first.")
+    return [Path(shard) for shard in _named(url)]
+
+
+def would_name(url: str, paths: Iterable[Path]) -> list[Path]:
+    """Those of `paths` (absolute) that the local `url` would name if they were there; raises as `named_locally`."""
+    with _looking_at(url):
+        patterns = [Path(pattern).expanduser().resolve() for pattern in _patterns(url)]
+    return [path for path in paths if any(path.parent == pattern or path.match(str(pattern)) for pattern in patterns)]
+
+
+def _named(url: str) -> list[str]:
+    shards: list[str] = []
+    for pattern in _patterns(url):
+        if storage.is_remote(pattern):
+            shards += _remote(pattern)
+        else:
+            with _looking_at(url):
+                shards += [str(path.resolve()) for path in _local(url, str(Path(pattern).expanduser()))]
+    return shards
+
+
+def _patterns(url: str) -> list[str]:
+    """Paths, globs and URLs."""
+    if url == "digits":
+        return [str(digits.ensure_packed())]
     try:
-        patterns = list(braceexpand(url))
+        return list(braceexpand(url))
     except UnbalancedBracesError as error:
         raise InputError(
             f"data.url is {url!r}, whose braces do not pair ({error}); write a pattern such as 'x-{{0000..0127}}.tar'."
         ) from None
-    remote = [pattern for pattern in patterns if storage.is_remote(pattern)]
-    try:
-        local = _local(url, [pattern for pattern in patterns if pattern not in set(remote)]) if len(remote) < len(patterns) else []
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"data.url is {url!r}, which cannot be looked at ({reason}); set data.url to where the shards are.") from None
-    return local + [shard for pattern in remote for shard in _remote(pattern)]
 
 
-def _local(url: str, patterns: list[str]) -> list[str]:
-    expanded = [str(Path(pattern).expanduser()) for pattern in patterns]
+def _local(url: str, pattern: str) -> list[Path]:
     shards = []
-    for path in [Path(path) for pattern in expanded for path in sorted(glob.glob(pattern)) or [pattern]]:
+    for path in map(Path, sorted(glob.glob(pattern)) or [pattern]):
         if path.is_dir():
             inside = sorted(path.glob("*.tar"))
             if not inside:
                 raise InputError(
                     f"data.url is {url!r}, but {path} holds no *.tar file; set data.url to where the shards are, "
-                    f"or pack images and labels: tar --sort=name -cf x.tar -C {path} ."
+                    f"or pack images and labels: python -m distgan.data pack {path} shards"
                 )
             shards += inside
         else:
             shards.append(path)
-    missing = [path for path in shards if not path.is_file()]
-    if missing:
-        number = "matches nothing" if len(missing) == len(shards) else f"lacks {len(missing)} of its {len(shards)} shards"
-        raise InputError(f"data.url is {url!r}, which {number}: {missing[0]} does not exist; set data.url to where the shards are.")
-    return [str(path.resolve()) for path in shards]
+    return shards
 
 
 def _remote(url: str) -> list[str]:
@@ -72,3 +106,12 @@ def _remote(url: str) -> list[str]:
     if not shards:
         raise InputError(f"data.url is {shown(url)!r}, where no *.tar lies; set data.url to where the shards are.")
     return shards
+
+
+@contextmanager
+def _looking_at(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"data.url is {url!r}, which cannot be looked at ({reason}); set data.url to where the shards are.") from None

@@ -13,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import platformdirs
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from distgan.data.index import Shard, ShardRecord, index_shard
+from distgan.data.index import NoSampleError, Shard, ShardRecord, index_shard
+from distgan.data.parallel import in_processes
 from distgan.data.records import SHARDS, TOTALS, parse_records, read_records, write_records
 from distgan.data.remote import storage
 from distgan.data.remote.cache import ShardCache
@@ -81,12 +80,13 @@ def published_records(directory: str) -> dict[str, ShardRecord]:
         ) from None
 
 
-def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings) -> dict[str, Shard]:
+def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings) -> dict[str, Shard | NoSampleError]:
     """The shards at these URLs of one directory, by name; indexes those that have no manifest beside them, under a lock.
 
     Raises:
-        InputError: a shard cannot be read or indexed, or nothing can be written here.
+        InputError: a shard cannot be brought, or nothing can be written here.
     """
+    unusable: dict[str, NoSampleError] = {}
     published = published_records(directory)
     own = _own_directory(directory)
     try:
@@ -101,8 +101,11 @@ def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings)
                 # The old records go first: an index of the new shard beside a record of the old one would look right.
                 records = {name: record for name, record in records.items() if name not in {name_of(url) for url in stale}}
                 write_records(own, records)
-                for record in _indexed(directory, stale, own, settings):
-                    records[record.name] = record
+                for url, found in zip(stale, _indexed(directory, stale, own, settings), strict=True):
+                    if isinstance(found, NoSampleError):
+                        unusable[name_of(url)] = found
+                    else:
+                        records[found.name] = found
                 write_records(own, records)
                 write_atomically(own / _IDENTITIES, json.dumps(known, indent=1).encode())
     except OSError as error:
@@ -110,7 +113,7 @@ def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings)
             f"data.url names shards at {shown(directory)}, whose index cannot be written to {own} ({error.strerror})."
         ) from None
     records |= published
-    return {name_of(url): Shard(url, own, records[name_of(url)]) for url in urls}
+    return {name_of(url): unusable.get(name_of(url)) or Shard(url, own, records[name_of(url)]) for url in urls}
 
 
 def fetch_index(shard: Shard) -> None:
@@ -120,7 +123,7 @@ def fetch_index(shard: Shard) -> None:
         TransferError: it cannot be read.
         ValueError: it is not the one that the shard's record tells of.
     """
-    if shard.index_file.is_file() and zlib.crc32(shard.index_file.read_bytes()) == shard.record.index_crc32:
+    if shard.index_file.is_file() and shard.is_index_whole():
         return
     content = storage.read_small(beside(shard.location, f"{shard.record.name}.index"), shard.record.index_bytes)
     if zlib.crc32(content) != shard.record.index_crc32:
@@ -162,14 +165,13 @@ def _identities(urls: Sequence[str]) -> dict[str, str]:
         raise InputError(f"data.url names a shard that cannot be read: {error}") from None
 
 
-def _indexed(directory: str, urls: Sequence[str], own: Path, settings: CacheSettings) -> Iterator[ShardRecord]:
-    """The records of shards that were read for it, as they come. They stay in the cache as far as there is room."""
-    pool = Parallel(n_jobs=min(_DOWNLOADS, len(urls)), return_as="generator_unordered")
-    indexed: Any = pool(delayed(_index)(url, own, settings) for url in urls)
+def _indexed(directory: str, urls: Sequence[str], own: Path, settings: CacheSettings) -> Iterator[ShardRecord | NoSampleError]:
+    """The records of shards that were read for it, in their order. They stay in the cache as far as there is room."""
+    indexed = in_processes(_index, [(url, own, settings) for url in urls], num_bytes=0, num_processes=min(_DOWNLOADS, len(urls)))
     yield from tqdm(indexed, total=len(urls), desc=f"indexing {shown(directory)}", unit="shard", disable=None)
 
 
-def _index(url: str, own: Path, settings: CacheSettings) -> ShardRecord:
+def _index(url: str, own: Path, settings: CacheSettings) -> ShardRecord | NoSampleError:
     cache = settings.cache()
     with cache.incoming(name_of(url)) as file:
         try:
@@ -177,8 +179,8 @@ def _index(url: str, own: Path, settings: CacheSettings) -> ShardRecord:
             with open(file, "wb") as opened:
                 storage.download(url, opened, num_bytes)
             record = index_shard(file, own)
-        except InputError as error:
-            raise InputError([problem.replace(str(file), shown(url)) for problem in error.problems]) from None
+        except NoSampleError as error:
+            return NoSampleError(shown(url), error.damages)
         except RunError as error:  # a ChangedShardError, too: it changed while it came
             raise InputError(f"data.url names a shard that cannot be read: {error}") from None
         cache.adopt(file, url, record.sha256)
