@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from distgan.batch import BatchLayout
 from distgan.config import TrainConfig
@@ -70,7 +69,7 @@ def damage_policy(config: TrainConfig) -> DamagePolicy:
 
 def cache_settings(config: TrainConfig) -> CacheSettings:
     """Where remote shards are kept."""
-    directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else platformdirs.user_cache_path("distgan") / "shards"
+    directory = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else CacheSettings.default().directory
     return CacheSettings(directory, round(config.data.cache_gigabytes * 1e9))
 
 

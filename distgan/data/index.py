@@ -136,8 +136,7 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
             for item in tar.walk(file, num_bytes):
                 found.add(item)
         except tarfile.TarError as error:
-            text = f"is not a readable tar ({error}); pack it again or take it out of data.url"
-            raise NoSampleError(shard, [Damage(None, text)]) from None
+            raise NoSampleError(shard, [Damage(None, f"{error}, or take it out of data.url")]) from None
         samples, damages = found.result()
     if not samples:
         raise NoSampleError(shard, _estimated(damages, num_bytes) or [Damage(None, _no_image(found.extensions))])

@@ -45,9 +45,13 @@ def recorded(directory: Path) -> list[Shard]:
     for index_directory in (directory, _cache_directory(directory)):
         for name, record in read_records(index_directory).items():
             shard = Shard(str(directory / name), index_directory, record)
-            if name not in by_name or (not by_name[name].has_its_sizes() and shard.has_its_sizes()):
-                by_name[name] = shard
+            by_name[name] = max(by_name.get(name, shard), shard, key=_likeness)
     return [by_name[name] for name in sorted(by_name)]
+
+
+def _likeness(shard: Shard) -> tuple[bool, int]:
+    """Larger for the record of a shard that is more likely the one of what is there now, and the newer one."""
+    return shard.has_its_sizes(), shard.index_file.stat().st_mtime_ns if shard.index_file.is_file() else 0
 
 
 def forget_missing(directory: Path, index_directory: Path) -> list[Path]:

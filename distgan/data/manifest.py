@@ -97,8 +97,10 @@ def open_manifest(locations: Sequence[str | Path], policy: DamagePolicy = FAIL, 
     """
     manifest, unusable = index_shards(locations, cache)
     if unusable:
-        more = f"Nor can anything be read of {len(unusable) - 1} more shards; python -m distgan.data index lists all damages."
-        raise InputError([*unusable[0].problems, *([more] if len(unusable) > 1 else [])])
+        problems = list(unusable[0].problems)
+        if len(unusable) > 1:
+            problems.append(f"So it is with {len(unusable) - 1} more of the shards; python -m distgan.data index lists all damages.")
+        raise InputError(problems)
     policy.check((shard.location, shard.record) for shard in manifest.shards)
     return manifest
 

@@ -40,6 +40,11 @@ class CacheSettings:
     directory: Path
     limit_bytes: int
 
+    @classmethod
+    def default(cls) -> "CacheSettings":
+        """In the user's cache."""
+        return cls(platformdirs.user_cache_path("distgan") / "shards", 50 * 10**9)
+
     def cache(self) -> ShardCache:
         """The cache, its directory made if missing."""
         return ShardCache(self.directory, self.limit_bytes)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from distgan.data import decoding
-from distgan.data.decoding import Decoder, UnreadableImageError, decode, decode_into, inspect
+from distgan.data.decoding import Decoder, UnreadableImageError, decode, decode_into, decode_whole, inspect
 from tests.shards import encode, noise
 
 
@@ -90,6 +90,38 @@ def test_the_quick_decoders_give_pillows_pixels(image: Image.Image, extension: s
     with Image.open(io.BytesIO(payload)) as stored:
         expected = np.asarray(stored.convert("L" if facts.channels == 1 else "RGB")).reshape(64, 64, facts.channels)
     assert np.array_equal(read(payload, 64, facts.channels, extension), expected)
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp", "npy"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_whole_image_is_neither_scaled_nor_cropped(mode: str, extension: str, orientation: int) -> None:
+    """It is what Pillow shows, upright."""
+    image = photograph(3).crop((0, 0, 64, 20)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = io.BytesIO()
+    if extension == "npy":
+        np.save(content, expected := np.asarray(image.convert("RGB")))
+    else:
+        kinds = {"jpg": {"1": "L", "P": "RGB", "RGBA": "RGB"}, "png": {"CMYK": "RGB"}, "webp": {"1": "RGB", "CMYK": "RGB"}}
+        image.convert(kinds[extension].get(mode, mode)).save(content, extension.replace("jpg", "jpeg"), exif=exif)
+        with Image.open(content) as stored:
+            grey = stored.mode in ("1", "L")
+            expected = np.asarray(ImageOps.exif_transpose(stored).convert("L" if grey else "RGB"))
+    facts = inspect(content.getvalue(), extension)
+    found = decode_whole(content.getvalue()[facts.start :], facts.decoder, facts.width, facts.height, facts.channels)
+    assert np.array_equal(found, expected.reshape(*expected.shape[:2], -1))
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "bmp", "npy"])
+def test_a_whole_image_of_other_bytes_is_refused(extension: str) -> None:
+    payload = array(noise(1, 9, 13)) if extension == "npy" else encode(noise(1, 9, 13), extension)
+    facts = inspect(payload, extension)
+    with pytest.raises(UnreadableImageError):
+        decode_whole(payload[facts.start : facts.start + 50], facts.decoder, facts.width, facts.height, facts.channels)
+    with pytest.raises(UnreadableImageError):
+        decode_whole(payload[facts.start :], facts.decoder, facts.width + 1, facts.height, facts.channels)
 
 
 def test_transparent_colours_stay_with_pillow() -> None:

@@ -13,7 +13,7 @@ import pytest
 from distgan.data import index, local_shards, records
 from distgan.data.damage import DamagePolicy
 from distgan.data.index import index_path
-from distgan.data.manifest import Manifest, open_manifest
+from distgan.data.manifest import Manifest, forget_missing, index_shards, is_consistent, open_manifest, recorded
 from distgan.data.urls import resolve
 from distgan.errors import InputError
 from tests.shards import encode, member_offsets, noise, read_tar, sample_members, write_set, write_tar
@@ -245,6 +245,63 @@ def test_a_damaged_shard_is_read_as_far_as_it_goes_where_that_is_allowed(directo
     assert [skip.key for skip in opened.skips] == ["", "000006"]
     with pytest.raises(InputError, match=r"2 of 10 samples are damaged, more than data\.max_skipped_share 0\.1 allows"):
         open_manifest(resolve(str(directory)), DamagePolicy(skip=True, max_skipped_share=0.1))
+
+
+def test_a_shard_of_which_nothing_can_be_read_keeps_no_other_from_being_indexed(directory: Path, indexed: list[str]) -> None:
+    (directory / "0001.tar").write_bytes(b"no tar" * 1000)
+    (directory / "0003.tar").write_bytes(b"")
+    opened, unusable = index_shards(resolve(str(directory)))
+    assert [shard.path.name for shard in opened.shards] == ["0000.tar", "0002.tar"]
+    assert [error.shard for error in unusable] == [directory / "0001.tar", directory / "0003.tar"]
+    assert all(len(error.damages) == 1 for error in unusable)
+    with pytest.raises(InputError, match=r"0001\.tar is not a readable tar(.|\n)*So it is with 1 more"):
+        open_(directory)
+    assert indexed.count("0000.tar") == indexed.count("0002.tar") == 1
+    assert open_(directory, "000{0,2}.tar") == opened
+
+
+def test_an_unusable_shard_is_told_in_full_by_a_worker_process(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised there comes here in a pickle."""
+    monkeypatch.setattr("distgan.data.parallel._PARALLEL_BYTES", 0)
+    write_tar(directory / "0001.tar", [(f"{number}.png", b"no image") for number in range(8)])
+    opened, (error,) = index_shards(resolve(str(directory)))
+    assert opened.num_samples == 5
+    assert [damage.key for damage in error.damages] == [str(number) for number in range(8)]
+    assert len(error.problems) == 5
+    assert error.shard == directory / "0001.tar"
+
+
+def test_what_is_recorded_is_told_without_looking_at_the_shards(directory: Path, indexed: list[str]) -> None:
+    assert recorded(directory) == []
+    opened = open_(directory)
+    indexed.clear()
+    (directory / "0000.tar").write_bytes(b"other")
+    (directory / "0001.tar").unlink()
+    before = files(directory)
+    assert recorded(directory) == list(opened.shards)
+    assert indexed == []
+    assert files(directory) == before
+
+
+def test_what_is_gone_can_be_forgotten(directory: Path, indexed: list[str]) -> None:
+    opened = open_(directory)
+    indexed.clear()
+    assert forget_missing(directory, directory) == []
+    (directory / "0001.tar").unlink()
+    assert forget_missing(directory, directory) == [directory / "0001.tar"]
+    assert recorded(directory) == [opened.shards[0], opened.shards[2]]
+    assert json.loads((directory / "manifest.json").read_text())["num_samples"] == 5
+    assert indexed == []
+
+
+@pytest.mark.parametrize("field", ["name", "bytes", "sha256", "num_samples"])
+def test_a_record_that_was_changed_does_not_agree_with_the_hash(directory: Path, field: str) -> None:
+    open_(directory)
+    assert is_consistent(directory)
+    lines = [json.loads(line) for line in (directory / "shards.jsonl").read_text().splitlines()]
+    lines[1][field] = lines[1][field] * 2
+    (directory / "shards.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert not is_consistent(directory)
 
 
 def test_of_many_damages_the_first_are_named(directory: Path) -> None:

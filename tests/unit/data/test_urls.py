@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from distgan.data.urls import resolve
+from distgan.data.digits import ensure_packed
+from distgan.data.urls import named, resolve, would_name
 from distgan.errors import InputError
 
 
@@ -55,6 +56,40 @@ def test_paths_are_absolute(shards: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_home(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(shards.parent))
     assert resolve("~/shards/{a-0000,b}.tar") == [str(shards / "a-0000.tar"), str(shards / "b.tar")]
+
+
+def test_digits_are_the_embedded_ones() -> None:
+    assert names(resolve("digits")) == [f"{number:06d}.tar" for number in range(8)]
+    assert resolve("digits") == resolve(str(ensure_packed()))
+
+
+def test_what_is_named_one_by_one_need_not_be_there(shards: Path) -> None:
+    assert named(f"{shards}/{{a-0003,a-0004,b}}.tar") == [shards / name for name in ["a-0003.tar", "a-0004.tar", "b.tar"]]
+    assert named(f"{shards}/*.tar") == resolve(str(shards))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("", ["a-0004.tar", "c.tar"]),
+        ("/", ["a-0004.tar", "c.tar"]),
+        ("/*.tar", ["a-0004.tar", "c.tar"]),
+        ("/a-*.tar", ["a-0004.tar"]),
+        ("/a-{0003..0005}.tar", ["a-0004.tar"]),
+        ("/b.tar", []),
+        ("/below", []),
+        ("/../shards/{b,c}.tar", ["c.tar"]),
+    ],
+)
+def test_what_would_be_named_if_it_were_there(shards: Path, pattern: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pattern does name once it is there."""
+    gone = [shards / "a-0004.tar", shards / "c.tar"]
+    assert names(would_name(f"{shards}{pattern}", gone)) == expected
+    monkeypatch.chdir(shards.parent)
+    assert names(would_name(f"shards{pattern}", gone)) == expected
+    for path in gone:
+        path.touch()
+    assert [path.name for path in gone if path in named(f"{shards}{pattern}")] == expected
 
 
 def test_nothing_there(shards: Path, tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""Look at data sets.
+
+python -m distgan.data index shards
+python -m distgan.data verify 'shards/{000..127}.tar' --jobs 8
+python -m distgan.data stats digits --out looks
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from distgan.data.inspection import command as inspection
+from distgan.errors import InputError
+from distgan.process import refuse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except InputError as error:
+        return refuse(error, "distgan.data")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="distgan.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspection.add_parsers(subparsers)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Commands that look at data sets: index them, verify them, tell what they hold."""
