@@ -12,7 +12,7 @@ from distgan.data import manifest, urls
 from distgan.data.grouping import NO_LABEL
 from distgan.data.inspection import contact_sheet, text
 from distgan.data.inspection.classes import Class, count, read_names
-from distgan.data.inspection.findings import Finding, counted, of_indexing
+from distgan.data.inspection.findings import Finding, counted, of_indexing, printable
 from distgan.data.inspection.indexing import labels, places, sides
 from distgan.data.inspection.statistics import Statistics, measure
 from distgan.data.manifest import Manifest
@@ -33,10 +33,11 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.max_samples < 1:
         raise InputError(f"--max-samples is {options.max_samples}; give the number of images to decode at most, 1 or more.")
+    urls.named_locally(options.url)  # refuses what is elsewhere
+    paths = urls.resolve(options.url)
     if options.out:
         _make(options.out)
-    urls.named_locally(options.url)  # refuses what is elsewhere
-    opened, unusable = manifest.index_shards(urls.resolve(options.url))
+    opened, unusable = manifest.index_shards(paths)
     if not opened.shards:
         raise InputError(unusable[0].problems)
     names = read_names(dict.fromkeys(shard.path.parent for shard in opened.shards))
@@ -75,10 +76,10 @@ def _text(url: str, opened: Manifest, statistics: Statistics, classes: list[Clas
         ("decoders", text.kinds(statistics.decoders.most_common())),
         ("damaged", f"{len(damages):,} places; the index command lists them" if damages else "nothing"),
         ("hash", opened.hash),
-        ("index", places(opened)),
+        ("index", printable(places(opened))),
     ]
     num_unlabelled = int((statistics.labels == NO_LABEL).sum())
-    lines = [url, *(f"  {line}" for line in text.pairs(facts))]
+    lines = [printable(url), *(f"  {line}" for line in text.pairs(facts))]
     if classes:
         lines += text.section("Samples of each class", text.of_classes(classes, num_unlabelled))
     if len(statistics.sizes) > 1:

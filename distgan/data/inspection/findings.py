@@ -36,9 +36,9 @@ def printable(text: str) -> str:
 
 
 def of_indexing(shards: Iterable[Shard], unusable: Sequence[NoSampleError]) -> list[Finding]:
-    """Everything that indexing found to be no whole sample."""
-    damages = [(shard.location, shard.record.damages) for shard in shards] + [(str(error.shard), error.damages) for error in unusable]
-    return [Finding(path, damage.key, damage.text) for path, of_shard in sorted(damages) for damage in of_shard]
+    """Everything that indexing found to be no whole sample, by shard."""
+    damages = {shard.location: shard.record.damages for shard in shards} | {str(error.shard): error.damages for error in unusable}
+    return [Finding(path, damage.key, damage.text) for path in sorted(damages) for damage in damages[path]]
 
 
 def counted(number: int, noun: str) -> str:

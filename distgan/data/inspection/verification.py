@@ -40,8 +40,8 @@ def run(options: argparse.Namespace) -> int:
     shards, unindexed = _find(options.url)
     if not shards:
         raise InputError(_never_indexed(unindexed, options.url))
+    findings, shards = _without_unreliable(shards)
     num_bytes = sum(shard.record.bytes for shard in shards)
-    findings = _inconsistent_manifests(shards)
     checked = in_processes(check_shard, [(shard, options.decode) for shard in shards], num_bytes, options.jobs)
     # disable=None: no bar where nobody watches
     with tqdm(total=num_bytes, desc="verifying", unit="B", unit_scale=True, disable=None) as bar:
@@ -127,10 +127,12 @@ def _find(url: str) -> tuple[list[Shard], list[Path]]:
     return [known[path] for path in dict.fromkeys([*paths, *gone]) if path in known], unindexed
 
 
-def _inconsistent_manifests(shards: list[Shard]) -> list[Finding]:
-    reason = "does not agree with the hash in manifest.json: one of the two was damaged, and shards may be accused wrongly"
+def _without_unreliable(shards: list[Shard]) -> tuple[list[Finding], list[Shard]]:
+    """The manifests that are damaged themselves, and the shards of the others: no shard is to be accused by a damaged record."""
     directories = dict.fromkeys(shard.index_directory for shard in shards)
-    return [Finding(directory / "shards.jsonl", None, reason) for directory in directories if not is_consistent(directory)]
+    bad = [directory for directory in directories if not is_consistent(directory)]
+    reason = "does not agree with the hash in manifest.json: no shard of it can be verified; remove both and index the shards anew"
+    return [Finding(path / "shards.jsonl", None, reason) for path in bad], [shard for shard in shards if shard.index_directory not in bad]
 
 
 def _index_problem(shard: Shard) -> str | None:

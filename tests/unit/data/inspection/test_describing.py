@@ -141,6 +141,11 @@ def test_bad_usage(directory: Path, run: Run, arguments: list[str], words: str) 
     assert "Traceback" not in outcome.stderr
 
 
+def test_a_wrong_url_makes_no_directory(tmp_path: Path, run: Run) -> None:
+    assert run("stats", tmp_path / "nothing", "--out", tmp_path / "out").code == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_of_many_classes_the_largest_and_the_smallest_are_shown() -> None:
     classes = [Class(label, f"name {label}", (label * 7) % 1000 + 1) for label in range(1000)]
     lines = text.of_classes(classes, num_unlabelled=0)

@@ -88,6 +88,13 @@ def test_the_defaults_are_those_of_a_run() -> None:
     assert (options.on_error, options.max_skipped_share) == (data.on_error, data.max_skipped_share)
 
 
+def test_a_shard_that_is_named_twice_is_listed_once(directory: Path, run: Run) -> None:
+    with_bad_images(directory / "0001.tar", num_good=2, num_bad=1)
+    outcome = run("index", f"{directory}/{{0001,0000,0001}}.tar")
+    assert (outcome.code, len(outcome.lines)) == (1, 1)
+    assert run("verify", f"{directory}/{{0001,0000,0001}}.tar").stderr.startswith("5 samples in 2 shards")
+
+
 @pytest.mark.parametrize("share", ["-0.1", "1", "nan", "inf"])
 def test_a_share_that_is_none(directory: Path, run: Run, share: str) -> None:
     outcome = run("index", directory, f"--max-skipped-share={share}")
