@@ -2,6 +2,10 @@
 
 Pillow is the judge. simplejpeg (libjpeg-turbo) and pyspng (libspng) are 1.5 and 2 to 3 times as quick, and take its place for those images
 of which they gave the very same pixels at indexing. Raw images are NumPy arrays (.npy), which need no decoder.
+
+What is in a shard is anybody's. Pillow goes by the content, not by the name, and knows formats that it hands to another program
+(EPS: Ghostscript): it is asked for those of EXTENSIONS only. What it raises on hostile bytes is of any kind (a broken EXIF alone:
+TypeError, SyntaxError, struct.error), so all of it, want of memory aside, means that an image cannot be read.
 """
 
 import io
@@ -12,15 +16,23 @@ from enum import IntEnum
 import numpy as np
 import pyspng
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 MAX_PIXELS = 2**26  # of one image: 192 MiB in memory; more is taken for a decompression bomb before anything is decoded
 RAW_EXTENSION = "npy"
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm"})
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
-# What Pillow raises on damaged bytes, by format.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")  # of EXTENSIONS, by Pillow's names
 _MAX_NPY_HEADER_BYTES = 1000
+_TURNS: dict[object, Image.Transpose] = {  # by EXIF's orientation: what turns the stored image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImageError(ValueError):
@@ -61,16 +73,16 @@ def inspect(payload: bytes, extension: str) -> Facts:
     if extension == RAW_EXTENSION:
         return _inspect_array(payload)
     try:
-        with Image.open(io.BytesIO(payload)) as image:
+        with _opened(payload) as image:
             if image.width * image.height > MAX_PIXELS or max(image.size) > np.iinfo(np.uint16).max:
                 raise UnreadableImageError(f"which is of {image.width}x{image.height} pixels; scale it down")
             pixels = _with_pillow(image, image.mode not in GREY_MODES)  # half an image has a whole header
             quick = _quick_decoder(image, payload)
-    except UnreadableImageError:
+    except (UnreadableImageError, MemoryError):
         raise
     except Image.DecompressionBombError:  # far beyond MAX_PIXELS: Pillow does not even say how large
         raise UnreadableImageError("which is of more pixels than anybody decodes; scale it down") from None
-    except _DAMAGED:
+    except Exception:
         raise UnreadableImageError("which is not a readable image; pack it again") from None
     height, width, channels = pixels.shape
     try:
@@ -130,15 +142,24 @@ def decode(payload: bytes, side: int, channels: int) -> np.ndarray:
         UnreadableImageError: the bytes cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(payload)) as image:
+        with _opened(payload) as image:
             return _fitted(_upright(image), side, channels)
-    except _DAMAGED as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise UnreadableImageError(str(error)) from None
+
+
+def _opened(payload: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(payload), formats=_FORMATS)
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF says, with 8 bits a channel."""
-    image = ImageOps.exif_transpose(image)
+    # Not by ImageOps.exif_transpose: it writes the EXIF of the turned image, at which it fails for some cameras' (TypeError, struct.error).
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode.startswith("I"):  # 16 bits, which convert() would clip instead of scale
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     return image
@@ -193,10 +214,10 @@ def _inspect_array(payload: bytes) -> Facts:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, is_fortran, dtype = read_header(file, max_header_size=_MAX_NPY_HEADER_BYTES)
-    except (ValueError, EOFError, SyntaxError, TypeError):
+    except Exception:  # NumPy reads the header as Python source: tokenize.TokenError, RecursionError and more
         raise UnreadableImageError("which is not a readable NumPy array; pack it again") from None
     is_image = dtype == np.uint8 and len(shape) in (2, 3) and shape[2:] in ((), (1,), (3,)) and not is_fortran
-    if not is_image or 0 in shape or max(shape) > np.iinfo(np.uint16).max:
+    if not is_image or min(shape) < 1 or max(shape) > np.iinfo(np.uint16).max:
         raise UnreadableImageError(
             f"which is an array of {dtype.name} {list(shape)}, but a raw image is one of uint8 [height, width] or [height, width, 3], "
             "row by row; pack it again"

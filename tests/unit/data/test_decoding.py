@@ -187,6 +187,10 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
     assert not (tmp_path / "canary").exists()
 
 
+def array_of(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(16)
+
+
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
@@ -199,6 +203,9 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path: Path) -> None:
         (array(np.zeros((4, 4), np.uint8))[:20], "not a readable NumPy array"),
         (b"hello", "not a readable NumPy array"),
         (b"\x93NUMPY\x01\x00" + struct.pack("<H", 60000) + b"(" * 60000, "not a readable NumPy array"),
+        (array_of(b"(" * 900), "not a readable NumPy array"),
+        (array_of(b"-" * 900 + b"1"), "not a readable NumPy array"),
+        (array_of(b"{'descr': '|u1', 'fortran_order': False, 'shape': (-4, -4)}"), "uint8 [-4, -4]"),
     ],
 )
 def test_arrays_that_are_no_images(payload: bytes, words: str) -> None:
@@ -238,6 +245,54 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     sentence, grown_kilobytes = result.stdout.splitlines()
     assert sentence == f"which is {words}; scale it down"
     assert int(grown_kilobytes) < 20_000
+
+
+def test_no_format_is_read_that_runs_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands EPS to Ghostscript, whatever the name ends in."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\necho ran > {tmp_path / 'canary'}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    payload = encode(noise(0, channels=3), "eps")
+    with pytest.raises(UnreadableImageError):
+        inspect(payload, "png")
+    with pytest.raises(UnreadableImageError):
+        decode(payload, 8, 3)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp"])
+def test_a_broken_exif_is_no_crash(extension: str, seed: int) -> None:
+    """Pillow raises TypeError and struct.error in some of these."""
+    exif = Image.Exif()
+    exif.update({0x0112: 6, 0x010E: "a camera", 0x011A: 72.0})
+    content = io.BytesIO()
+    Image.fromarray(noise(0, channels=3)).save(content, {"jpg": "jpeg"}.get(extension, extension), exif=exif)
+    whole = exif.tobytes()[6:]
+    random = np.random.default_rng(seed)
+    readable = 0
+    for _ in range(300):
+        broken = bytearray(whole)
+        for place in random.integers(8, len(whole), 2):
+            broken[place] = random.integers(256)
+        payload = content.getvalue().replace(whole, broken)
+        assert payload != content.getvalue() or broken == whole
+        try:
+            inspect(_with_checksums(payload) if extension == "png" else payload, extension)
+            readable += 1
+        except UnreadableImageError:
+            pass
+    assert readable > 200
+
+
+def _with_checksums(png: bytes) -> bytes:
+    """With the right CRC in every chunk."""
+    fixed, place = png[:8], 8
+    while place < len(png):
+        end = place + 8 + int.from_bytes(png[place : place + 4], "big")
+        fixed += png[place:end] + struct.pack(">I", zlib.crc32(png[place + 4 : end]))
+        place = end + 4
+    return fixed
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg"])
