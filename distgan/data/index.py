@@ -9,7 +9,6 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +20,8 @@ from distgan.data.decoding import EXTENSIONS
 from distgan.data.grouping import NO_LABEL, SAMPLE, Damage, Grouping
 from distgan.errors import InputError
 from distgan.files import write_atomically
+
+_COMPRESSIONS = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}  # by first bytes
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,6 @@ class Shard:
 
             fetch_index(self)
 
-    def has_its_sizes(self) -> bool:
-        """Whether the shard and its index are there and as long as they were."""
-        sizes = [(self.path, self.record.bytes), (self.index_file, self.record.index_bytes)]
-        return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in sizes)
-
-    def is_index_whole(self) -> bool:
-        """Whether the index file holds the bytes that were written into it."""
-        return zlib.crc32(self.index_file.read_bytes()) == self.record.index_crc32
-
     def load_index(self) -> np.ndarray:
         """The samples as a memory-mapped array of `grouping.SAMPLE`."""
         self.bring_index()
@@ -106,18 +98,6 @@ class Shard:
         return load_keys(self.index_file, self.record.num_samples)
 
 
-class NoSampleError(InputError):
-    """A shard holds no readable sample at all; `damages` says why."""
-
-    def __init__(self, shard: Path | str, damages: Sequence[Damage]) -> None:
-        super().__init__(f"{shard} {damage.text}." for damage in damages[:5])
-        self.shard, self.damages = shard, tuple(damages)
-
-    def __reduce__(self) -> tuple:
-        # It comes out of worker processes; an exception's own way would give __init__ the message alone.
-        return NoSampleError, (self.shard, self.damages)
-
-
 def index_path(shard: Path, index_directory: Path) -> Path:
     """Where the index of `shard` is kept."""
     return index_directory / f"{shard.name}.index"
@@ -127,7 +107,7 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
     """Read the whole shard and write its index.
 
     Raises:
-        NoSampleError: it is not a tar, or holds no readable sample at all.
+        InputError: it is not a tar, or holds no readable sample at all.
     """
     num_bytes = shard.stat().st_size
     with open(shard, "rb") as file:
@@ -136,10 +116,10 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
             for item in tar.walk(file, num_bytes):
                 found.add(item)
         except tarfile.TarError as error:
-            raise NoSampleError(shard, [Damage(None, f"{error}, or take it out of data.url")]) from None
+            raise InputError(_no_tar(shard, error)) from None
         samples, damages = found.result()
     if not samples:
-        raise NoSampleError(shard, _estimated(damages, num_bytes) or [Damage(None, _no_image(found.extensions))])
+        raise InputError([f"{shard} {damage.text}." for damage in damages[:5]] or _no_image(shard, found.extensions))
     table = np.array([row for _, row in samples], dtype=SAMPLE)
     content = io.BytesIO()
     np.save(content, table, allow_pickle=False)
@@ -160,7 +140,7 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
         num_not_square=int((table["width"] != table["height"]).sum()),
         index_bytes=len(content.getvalue()),
         index_crc32=zlib.crc32(content.getvalue()),
-        damages=_estimated(damages, mean_bytes=num_bytes / len(table)),
+        damages=tuple(damages),
     )
 
 
@@ -193,16 +173,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _estimated(damages: list[Damage], mean_bytes: float) -> tuple[Damage, ...]:
-    """Damages without a name come with their bytes in place of a number of samples."""
-    return tuple(
-        replace(damage, num_samples=max(1, round(damage.num_samples / mean_bytes))) if damage.key is None else damage for damage in damages
-    )
+def _no_tar(shard: Path, error: tarfile.TarError) -> str:
+    with open(shard, "rb") as file:
+        start = file.read(8)
+    for magic, program in _COMPRESSIONS.items():
+        if start.startswith(magic):
+            return f"{shard} is compressed, so no sample of it can be read by its place; unpack it ({program}) and set data.url to the tar."
+    return f"{shard} is not a readable tar ({error}); pack it again or take it out of data.url."
 
 
-def _no_image(extensions: set[str]) -> str:
+def _no_image(shard: Path, extensions: set[str]) -> str:
     found = ", ".join(sorted(extensions)[:5]) or "nothing"
     return (
-        f"holds no image ({', '.join(sorted(EXTENSIONS))}), only {found}: a name's extension begins at its first dot; "
-        "pack it again or take it out of data.url"
+        f"{shard} holds no image ({', '.join(sorted(EXTENSIONS))}), only {found}: a name's extension begins at its first dot; "
+        "pack it again or take it out of data.url."
     )
