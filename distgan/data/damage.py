@@ -50,7 +50,7 @@ class DamagePolicy:
             return
         num_lost = sum(record.num_damaged for _, record in shards)
         num_all = num_lost + sum(record.num_samples for _, record in shards)
-        if self.skip and self.allows(num_lost, num_all):
+        if self.skip and num_lost < num_all and self.allows(num_lost, num_all):
             return
         problems = [f"{location} {damage.text}." for location, damage in damaged[:SHOWN]]
         if len(damaged) > SHOWN:

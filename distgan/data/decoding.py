@@ -124,11 +124,13 @@ def decode_whole(payload: bytes, decoder: Decoder, width: int, height: int, chan
     """
     try:
         if decoder is Decoder.PILLOW:
-            with Image.open(io.BytesIO(payload)) as image:
+            with _opened(payload) as image:
                 pixels = _with_pillow(image, channels == 3)
         else:
             pixels = _stored(payload, decoder, width, height, channels)
-    except (*_DAMAGED, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise UnreadableImageError(str(error)) from None
     if pixels.shape != (height, width, channels):
         raise UnreadableImageError(f"it is of {pixels.shape[1]}x{pixels.shape[0]} pixels, but the index says {width}x{height}")

@@ -42,11 +42,13 @@ class Damage:
         key: of the sample; None where what is lost has no name.
         text: completes a sentence that begins with the shard's name, mend included.
         num_samples: that are lost by it, as often as each is there; where they have no names, an estimate from the bytes that errs high.
+        is_open: more may be lost than anything in the shard tells.
     """
 
     key: str | None
     text: str
     num_samples: int = 1
+    is_open: bool = False
 
 
 class _Refused(Exception):  # noqa: N818 - carried to the damage of one sample
@@ -97,12 +99,13 @@ class Grouping:
         self._refuse_what_lost_a_part()
         samples = [(key, found) for key, found in self._found.items() if isinstance(found, tuple)]
         of_samples = [found for found in self._found.values() if isinstance(found, Damage)]
-        sample_bytes = max(1, self._member_bytes) / max(1, len(samples) + len(of_samples))
-        of_gaps = [
-            Damage(None, place.reason, max(1, math.ceil((place.end - place.start) / sample_bytes)))
-            for place in self._places
-            if isinstance(place, Gap)
-        ]
+        gaps = [place for place in self._places if isinstance(place, Gap)]
+        num_named = len(samples) + len(of_samples)
+        if num_named == 0:
+            return [], [Damage(None, gap.reason, is_open=True) for gap in gaps]
+        sample_bytes = self._member_bytes / num_named
+        numbers = [max(1, math.ceil((gap.end - gap.start) / sample_bytes)) for gap in gaps]
+        of_gaps = [Damage(None, gap.reason, number, gap.is_cut) for gap, number in zip(gaps, numbers, strict=True)]
         return samples, of_gaps + of_samples
 
     def _close(self) -> None:

@@ -18,7 +18,6 @@ import numpy as np
 from distgan.data import tar
 from distgan.data.decoding import EXTENSIONS
 from distgan.data.grouping import NO_LABEL, SAMPLE, Damage, Grouping
-from distgan.errors import InputError
 from distgan.files import write_atomically
 
 _COMPRESSIONS = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}  # by first bytes
@@ -71,6 +70,15 @@ class Shard:
     def index_file(self) -> Path:
         return self.index_directory / f"{self.record.name}.index"
 
+    def has_its_sizes(self) -> bool:
+        """Whether the shard and its index are there and as long as they were."""
+        sizes = [(self.path, self.record.bytes), (self.index_file, self.record.index_bytes)]
+        return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in sizes)
+
+    def is_index_whole(self) -> bool:
+        """Whether the index file holds the bytes that were written into it."""
+        return zlib.crc32(self.index_file.read_bytes()) == self.record.index_crc32
+
     @property
     def is_remote(self) -> bool:
         """Whether the shard lies behind a URL."""
@@ -104,22 +112,18 @@ def index_path(shard: Path, index_directory: Path) -> Path:
 
 
 def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
-    """Read the whole shard and write its index.
-
-    Raises:
-        InputError: it is not a tar, or holds no readable sample at all.
-    """
+    """Read the whole shard and write its index; one that holds no whole sample has a damage that says so."""
     num_bytes = shard.stat().st_size
     with open(shard, "rb") as file:
         found = Grouping(shard, file)
         try:
             for item in tar.walk(file, num_bytes):
                 found.add(item)
+            samples, damages = found.result()
         except tarfile.TarError as error:
-            raise InputError(_no_tar(shard, error)) from None
-        samples, damages = found.result()
-    if not samples:
-        raise InputError([f"{shard} {damage.text}." for damage in damages[:5]] or _no_image(shard, found.extensions))
+            samples, damages = [], [Damage(None, _no_tar(file, error), is_open=True)]
+    if not samples and not damages:
+        damages = [Damage(None, _no_image(found.extensions), is_open=bool(found.extensions))]
     table = np.array([row for _, row in samples], dtype=SAMPLE)
     content = io.BytesIO()
     np.save(content, table, allow_pickle=False)
@@ -134,9 +138,9 @@ def index_shard(shard: Path, index_directory: Path) -> ShardRecord:
         num_samples=len(table),
         num_labelled=len(labelled),
         num_classes=int(labelled.max()) + 1 if len(labelled) else 0,
-        channels=int(table["channels"].max()),
-        min_side=int(sides.min()),
-        max_side=int(sides.max()),
+        channels=int(table["channels"].max(initial=1)),
+        min_side=int(sides.min()) if samples else 0,
+        max_side=int(sides.max()) if samples else 0,
         num_not_square=int((table["width"] != table["height"]).sum()),
         index_bytes=len(content.getvalue()),
         index_crc32=zlib.crc32(content.getvalue()),
@@ -173,18 +177,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _no_tar(shard: Path, error: tarfile.TarError) -> str:
-    with open(shard, "rb") as file:
-        start = file.read(8)
+def _no_tar(file: BinaryIO, error: tarfile.TarError) -> str:
+    file.seek(0)
+    start = file.read(8)
+    if not start:
+        return "is an empty file; copy or pack it again"
     for magic, program in _COMPRESSIONS.items():
         if start.startswith(magic):
-            return f"{shard} is compressed, so no sample of it can be read by its place; unpack it ({program}) and set data.url to the tar."
-    return f"{shard} is not a readable tar ({error}); pack it again or take it out of data.url."
+            return f"is compressed, so no sample of it can be read by its place; unpack it ({program}) and set data.url to the tar"
+    return f"is not a readable tar ({error}); pack it again or take it out of data.url"
 
 
-def _no_image(shard: Path, extensions: set[str]) -> str:
-    found = ", ".join(sorted(extensions)[:5]) or "nothing"
+def _no_image(extensions: set[str]) -> str:
+    if not extensions:
+        return "is a tar without any file; pack it again or take it out of data.url"
     return (
-        f"{shard} holds no image ({', '.join(sorted(EXTENSIONS))}), only {found}: a name's extension begins at its first dot; "
-        "pack it again or take it out of data.url."
+        f"holds no image ({', '.join(sorted(EXTENSIONS))}), only {', '.join(sorted(extensions)[:5])}: "
+        "a name's extension begins at its first dot; pack it again or take it out of data.url"
     )

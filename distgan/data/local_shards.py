@@ -13,14 +13,14 @@ import platformdirs
 from tqdm import tqdm
 
 from distgan.data import index
-from distgan.data.index import NoSampleError, Shard, ShardRecord
+from distgan.data.index import Shard, ShardRecord
 from distgan.data.parallel import in_processes
 from distgan.data.records import read_records, write_records
 from distgan.errors import InputError
 from distgan.files import locked
 
 
-def open_directory(directory: Path, paths: Sequence[Path]) -> dict[str, Shard | NoSampleError]:
+def open_directory(directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
     """The shards at these paths in `directory`, by name; indexes what is new or has changed, under a lock.
 
     Raises:
@@ -65,8 +65,7 @@ def forget_missing(directory: Path, index_directory: Path) -> list[Path]:
     return missing
 
 
-def _index_stale(directory: Path, index_directory: Path, paths: Sequence[Path]) -> dict[str, Shard | NoSampleError]:
-    unusable: dict[str, NoSampleError] = {}
+def _index_stale(directory: Path, index_directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
     with locked(index_directory / ".manifest.lock"):
         records = read_records(index_directory)
         stale = [path for path in dict.fromkeys(paths) if _is_stale(path, index_directory, records.get(path.name))]
@@ -77,23 +76,13 @@ def _index_stale(directory: Path, index_directory: Path, paths: Sequence[Path]) 
             records = {name: records[name] for name in sorted(current)}
             write_records(index_directory, records)
             tasks = [(path, index_directory) for path in stale]
-            indexed = in_processes(_index_shard, tasks, num_bytes=sum(path.stat().st_size for path in stale))
+            indexed = in_processes(index.index_shard, tasks, num_bytes=sum(path.stat().st_size for path in stale))
             # disable=None: no bar where nobody watches
             progress = tqdm(indexed, total=len(stale), desc=f"indexing {directory.name}", unit="shard", disable=None)
             for path, found in zip(stale, progress, strict=True):
-                if isinstance(found, NoSampleError):
-                    unusable[path.name] = found
-                else:
-                    records[path.name] = found
+                records[path.name] = found
             write_records(index_directory, records)
-    return {path.name: unusable.get(path.name) or Shard(str(path), index_directory, records[path.name]) for path in paths}
-
-
-def _index_shard(path: Path, index_directory: Path) -> ShardRecord | NoSampleError:
-    try:
-        return index.index_shard(path, index_directory)
-    except NoSampleError as error:  # for later: the other shards are indexed all the same
-        return error
+    return {path.name: Shard(str(path), index_directory, records[path.name]) for path in paths}
 
 
 def _index_directory(directory: Path) -> Path:

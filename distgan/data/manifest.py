@@ -7,8 +7,9 @@
 Shards written by anybody are indexed on first use. Where the directory cannot be written, the three go to the user's cache.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from distgan.data import local_shards
 from distgan.data.damage import FAIL, DamagePolicy, Skip
 from distgan.data.grouping import NO_LABEL
-from distgan.data.index import NoSampleError, Shard
+from distgan.data.index import Shard, ShardRecord
 from distgan.data.records import hash_of
 from distgan.data.remote import shards as remote_shards
 from distgan.data.remote.shards import CacheSettings
@@ -25,10 +26,16 @@ from distgan.errors import InputError
 
 @dataclass(frozen=True)
 class Manifest:
-    """The shards of a run in their order, and the SHA-256 that names this content in this order."""
+    """The shards of a run in their order, and the SHA-256 that names this content in this order.
+
+    Attributes:
+        shards: those that hold samples.
+        unreadable: those of which no sample is whole.
+    """
 
     shards: tuple[Shard, ...]
     hash: str
+    unreadable: tuple[Shard, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -37,14 +44,14 @@ class Manifest:
     @property
     def num_damaged(self) -> int:
         """The number of samples that were found damaged at indexing and are none of the samples."""
-        return sum(shard.record.num_damaged for shard in self.shards)
+        return sum(shard.record.num_damaged for shard in (*self.shards, *self.unreadable))
 
     @property
     def skips(self) -> list[Skip]:
         """What was found damaged at indexing, in words."""
         return [
-            Skip(shard.location, damage.key or "", f"{shard.path} {damage.text}.")
-            for shard in self.shards
+            Skip(shard.location, damage.key or "", f"{shard.location} {damage.text}.")
+            for shard in (*self.shards, *self.unreadable)
             for damage in shard.record.damages
         ]
 
@@ -95,18 +102,13 @@ def open_manifest(locations: Sequence[str | Path], policy: DamagePolicy = FAIL, 
     Raises:
         InputError: a shard is damaged and the policy does not pass over it, or no place for its index can be written.
     """
-    manifest, unusable = index_shards(locations, cache)
-    if unusable:
-        problems = list(unusable[0].problems)
-        if len(unusable) > 1:
-            problems.append(f"So it is with {len(unusable) - 1} more of the shards; python -m distgan.data index lists all damages.")
-        raise InputError(problems)
-    policy.check((shard.location, shard.record) for shard in manifest.shards)
+    manifest = index_shards(locations, cache)
+    policy.check((shard.location, shard.record) for shard in (*manifest.shards, *manifest.unreadable))
     return manifest
 
 
-def index_shards(locations: Sequence[str | Path], cache: CacheSettings | None = None) -> tuple[Manifest, list[NoSampleError]]:
-    """Index what is new or has changed -> the manifest of what can be read, and the shards of which nothing can.
+def index_shards(locations: Sequence[str | Path], cache: CacheSettings | None = None) -> Manifest:
+    """As `open_manifest`, whatever is damaged.
 
     Raises:
         InputError: a shard cannot be brought, or no place for an index can be written.
@@ -115,7 +117,7 @@ def index_shards(locations: Sequence[str | Path], cache: CacheSettings | None = 
     by_directory: dict[str, list[str]] = {}
     for name in names:
         by_directory.setdefault(_directory(name), []).append(name)
-    opened: dict[str, Shard | NoSampleError] = {}
+    opened: dict[str, Shard] = {}
     for directory, inside in by_directory.items():
         if _is_remote(directory):
             assert cache is not None
@@ -123,9 +125,26 @@ def index_shards(locations: Sequence[str | Path], cache: CacheSettings | None = 
         else:
             found = local_shards.open_directory(Path(directory), [Path(name) for name in inside])
         opened |= {name: found[remote_shards.name_of(name) if _is_remote(name) else Path(name).name] for name in inside}
-    found = [opened[name] for name in names]
-    shards = tuple(each for each in found if isinstance(each, Shard))
-    return Manifest(shards, hash_of([shard.record for shard in shards])), [each for each in found if isinstance(each, NoSampleError)]
+    shards = _with_open_damages_counted([opened[name] for name in names])
+    readable = tuple(shard for shard in shards if shard.record.num_samples > 0)
+    unreadable = tuple(shard for shard in shards if shard.record.num_samples == 0)
+    return Manifest(readable, hash_of([shard.record for shard in shards]), unreadable)
+
+
+def _with_open_damages_counted(shards: list[Shard]) -> list[Shard]:
+    """A cut shard does not tell what it has lost: it is taken to have held as many samples as the others do on average."""
+    is_open = [any(damage.is_open for damage in shard.record.damages) for shard in shards]
+    others = [shard.record for shard, open_ in zip(shards, is_open, strict=True) if not open_]
+    mean = math.ceil(sum(record.num_samples + record.num_damaged for record in others) / max(1, len(others)))
+
+    def counted(record: ShardRecord) -> ShardRecord:
+        num_known = record.num_samples + sum(damage.num_samples for damage in record.damages if not damage.is_open)
+        at_least = [mean - num_known if damage.is_open else 0 for damage in record.damages]
+        numbers = [max(damage.num_samples, number) for damage, number in zip(record.damages, at_least, strict=True)]
+        damages = [replace(damage, num_samples=number) for damage, number in zip(record.damages, numbers, strict=True)]
+        return replace(record, damages=tuple(damages))
+
+    return [replace(shard, record=counted(shard.record)) if open_ else shard for shard, open_ in zip(shards, is_open, strict=True)]
 
 
 def _is_remote(location: str) -> bool:

@@ -8,7 +8,7 @@ wherever it begins: bytes may have been lost or doubled.
 import re
 import tarfile
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 BLOCK = tarfile.BLOCKSIZE
@@ -34,11 +34,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Gap:
-    """Bytes in which no member could be read; `reason` completes a sentence that begins with the shard's name."""
+    """Bytes in which no member could be read.
+
+    Attributes:
+        reason: completes a sentence that begins with the shard's name.
+        is_cut: the tar ends here, too early: nobody knows what is lost.
+    """
 
     start: int
     end: int
     reason: str
+    is_cut: bool = False
 
 
 def walk(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
@@ -50,7 +56,7 @@ def walk(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
     gap: Gap | None = None
     for item in _items(file, size):
         if isinstance(item, Gap):
-            gap = item if gap is None else _gap(gap.start, item.end, size)
+            gap = item if gap is None else replace(_gap(gap.start, item.end, size), is_cut=item.is_cut)
             continue
         if gap is not None:
             yield gap
@@ -72,9 +78,10 @@ def _items(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
         offset = _next_header(file, bad + 1, size)
         if is_first and offset >= size and not _looks_like_tar(file):
             raise tarfile.ReadError("it begins with no tar header, and holds none")
-        yield Gap(bad, offset, reason) if offset >= size else _gap(bad, offset, size)
         if offset >= size:
+            yield Gap(bad, offset, reason, is_cut=_is_cut(file, size))
             return
+        yield _gap(bad, offset, size)
 
 
 def _gap(start: int, end: int, size: int) -> Gap:
@@ -182,6 +189,12 @@ def _check_end(file: BinaryIO, offset: int, size: int) -> str | None:
     if rest_bytes > _MAX_PADDING:  # more than any padding: a hole that a crash left, most likely
         return f"holds {rest_bytes} zero bytes after byte {offset}, where it should end; copy or pack it again"
     return None
+
+
+def _is_cut(file: BinaryIO, size: int) -> bool:
+    """Whether the end mark is missing."""
+    file.seek(max(0, size - 2 * BLOCK))
+    return file.read(2 * BLOCK) != bytes(2 * BLOCK)
 
 
 def _next_header(file: BinaryIO, offset: int, size: int) -> int:

@@ -37,13 +37,13 @@ def run(options: argparse.Namespace) -> int:
     paths = urls.resolve(options.url)
     if options.out:
         _make(options.out)
-    opened, unusable = manifest.index_shards(paths)
+    opened = manifest.index_shards(paths)
     if not opened.shards:
-        raise InputError(unusable[0].problems)
+        raise InputError([f"{shard.location} {shard.record.damages[0].text}." for shard in opened.unreadable[:5]])
     names = read_names(dict.fromkeys(shard.path.parent for shard in opened.shards))
     statistics = measure(opened, options.max_samples)
     classes = count(statistics.labels, names)
-    damages = of_indexing(opened.shards, unusable) + statistics.pixels.damaged
+    damages = of_indexing(opened) + statistics.pixels.damaged
     print("\n".join(_text(options.url, opened, statistics, classes, damages)))
     if options.out:
         _write(options.out, opened, statistics, classes, damages)

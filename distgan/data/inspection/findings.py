@@ -1,10 +1,9 @@
 """What is wrong with shards, one line each, for people and for programs."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distgan.data.index import NoSampleError, Shard
+from distgan.data.manifest import Manifest
 
 EXIT_DAMAGED = 1
 
@@ -35,9 +34,9 @@ def printable(text: str) -> str:
     )
 
 
-def of_indexing(shards: Iterable[Shard], unusable: Sequence[NoSampleError]) -> list[Finding]:
+def of_indexing(manifest: Manifest) -> list[Finding]:
     """Everything that indexing found to be no whole sample, by shard."""
-    damages = {shard.location: shard.record.damages for shard in shards} | {str(error.shard): error.damages for error in unusable}
+    damages = {shard.location: shard.record.damages for shard in (*manifest.shards, *manifest.unreadable)}
     return [Finding(path, damage.key, damage.text) for path in sorted(damages) for damage in damages[path]]
 
 

@@ -7,7 +7,6 @@ from tqdm import tqdm
 
 from distgan.data import manifest, urls
 from distgan.data.damage import DamagePolicy
-from distgan.data.index import NoSampleError
 from distgan.data.inspection.findings import EXIT_DAMAGED, counted, of_indexing
 from distgan.data.local_shards import forget_missing
 from distgan.data.manifest import Manifest
@@ -23,12 +22,12 @@ def run(options: argparse.Namespace) -> int:
         InputError: bad usage, or no place for the index can be written.
     """
     policy = _policy(options)
-    opened, unusable = manifest.index_shards(urls.resolve(options.url), CacheSettings.default())
-    local = [shard for shard in opened.shards if not shard.is_remote]
+    opened = manifest.index_shards(urls.resolve(options.url), CacheSettings.default())
+    local = [shard for shard in (*opened.shards, *opened.unreadable) if not shard.is_remote]
     for directory, index_directory in dict.fromkeys((shard.path.parent, shard.index_directory) for shard in local):
         for path in forget_missing(directory, index_directory):
             print(f"{path} is no longer there, and no longer in the manifest.", file=sys.stderr)
-    findings = of_indexing(opened.shards, unusable)
+    findings = of_indexing(opened)
     for finding in findings:
         print(finding.line)
     sys.stdout.flush()  # before the summary, where both go to one place
@@ -36,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     if not findings:
         return EXIT_DONE
-    verdict, code = _judged(opened, unusable, policy)
+    verdict, code = _judged(opened, policy)
     print(verdict, file=sys.stderr)
     return code
 
@@ -85,11 +84,10 @@ def _summary(opened: Manifest) -> list[str]:
     ]
 
 
-def _judged(opened: Manifest, unusable: list[NoSampleError], policy: DamagePolicy) -> tuple[str, int]:
+def _judged(opened: Manifest, policy: DamagePolicy) -> tuple[str, int]:
     """What a run would do about the damages, and the exit code that follows."""
-    if unusable:
-        subject = "1 shard holds" if len(unusable) == 1 else f"{len(unusable):,} shards hold"
-        return f"{subject} no readable sample at all, which no run skips; mend the shards or take them out of data.url.", EXIT_DAMAGED
+    if not opened.shards:
+        return "No sample can be read, which no run skips; mend the shards.", EXIT_DAMAGED
     num_lost, num_all, share = opened.num_damaged, opened.num_damaged + opened.num_samples, f"{policy.max_skipped_share:g}"
     lost = f"{num_lost:,} of {counted(num_all, 'sample')} ({100 * num_lost / num_all:.2g} %) {'is' if num_lost == 1 else 'are'} damaged"
     if not policy.skip:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import platformdirs
 from tqdm import tqdm
 
-from distgan.data.index import NoSampleError, Shard, ShardRecord, index_shard
+from distgan.data.index import Shard, ShardRecord, index_shard
 from distgan.data.parallel import in_processes
 from distgan.data.records import SHARDS, TOTALS, parse_records, read_records, write_records
 from distgan.data.remote import storage
@@ -85,13 +85,12 @@ def published_records(directory: str) -> dict[str, ShardRecord]:
         ) from None
 
 
-def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings) -> dict[str, Shard | NoSampleError]:
+def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings) -> dict[str, Shard]:
     """The shards at these URLs of one directory, by name; indexes those that have no manifest beside them, under a lock.
 
     Raises:
-        InputError: a shard cannot be brought, or nothing can be written here.
+        InputError: a shard cannot be read or indexed, or nothing can be written here.
     """
-    unusable: dict[str, NoSampleError] = {}
     published = published_records(directory)
     own = _own_directory(directory)
     try:
@@ -106,11 +105,8 @@ def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings)
                 # The old records go first: an index of the new shard beside a record of the old one would look right.
                 records = {name: record for name, record in records.items() if name not in {name_of(url) for url in stale}}
                 write_records(own, records)
-                for url, found in zip(stale, _indexed(directory, stale, own, settings), strict=True):
-                    if isinstance(found, NoSampleError):
-                        unusable[name_of(url)] = found
-                    else:
-                        records[found.name] = found
+                for record in _indexed(directory, stale, own, settings):
+                    records[record.name] = record
                 write_records(own, records)
                 write_atomically(own / _IDENTITIES, json.dumps(known, indent=1).encode())
     except OSError as error:
@@ -118,7 +114,7 @@ def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings)
             f"data.url names shards at {shown(directory)}, whose index cannot be written to {own} ({error.strerror})."
         ) from None
     records |= published
-    return {name_of(url): unusable.get(name_of(url)) or Shard(url, own, records[name_of(url)]) for url in urls}
+    return {name_of(url): Shard(url, own, records[name_of(url)]) for url in urls}
 
 
 def fetch_index(shard: Shard) -> None:
@@ -170,13 +166,13 @@ def _identities(urls: Sequence[str]) -> dict[str, str]:
         raise InputError(f"data.url names a shard that cannot be read: {error}") from None
 
 
-def _indexed(directory: str, urls: Sequence[str], own: Path, settings: CacheSettings) -> Iterator[ShardRecord | NoSampleError]:
-    """The records of shards that were read for it, in their order. They stay in the cache as far as there is room."""
+def _indexed(directory: str, urls: Sequence[str], own: Path, settings: CacheSettings) -> Iterator[ShardRecord]:
+    """The records of shards that were read for it, as they come. They stay in the cache as far as there is room."""
     indexed = in_processes(_index, [(url, own, settings) for url in urls], num_bytes=0, num_processes=min(_DOWNLOADS, len(urls)))
     yield from tqdm(indexed, total=len(urls), desc=f"indexing {shown(directory)}", unit="shard", disable=None)
 
 
-def _index(url: str, own: Path, settings: CacheSettings) -> ShardRecord | NoSampleError:
+def _index(url: str, own: Path, settings: CacheSettings) -> ShardRecord:
     cache = settings.cache()
     with cache.incoming(name_of(url)) as file:
         try:
@@ -184,8 +180,6 @@ def _index(url: str, own: Path, settings: CacheSettings) -> ShardRecord | NoSamp
             with open(file, "wb") as opened:
                 storage.download(url, opened, num_bytes)
             record = index_shard(file, own)
-        except NoSampleError as error:
-            return NoSampleError(shown(url), error.damages)
         except RunError as error:  # a ChangedShardError, too: it changed while it came
             raise InputError(f"data.url names a shard that cannot be read: {error}") from None
         cache.adopt(file, url, record.sha256)

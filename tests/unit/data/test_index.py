@@ -291,7 +291,7 @@ def empty_file(shard: Path) -> str:
 
 def zeros(shard: Path) -> str:
     shard.write_bytes(bytes(10240))
-    return "no image"
+    return "without any file"
 
 
 def compressed(shard: Path) -> str:
@@ -482,7 +482,7 @@ def only_a_directory(shard: Path) -> str:
         information = tarfile.TarInfo("folder")
         information.type = tarfile.DIRTYPE
         tar.addfile(information)
-    return "no image"
+    return "without any file"
 
 
 def sparse_image(shard: Path) -> str:

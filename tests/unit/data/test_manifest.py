@@ -250,25 +250,12 @@ def test_a_damaged_shard_is_read_as_far_as_it_goes_where_that_is_allowed(directo
 def test_a_shard_of_which_nothing_can_be_read_keeps_no_other_from_being_indexed(directory: Path, indexed: list[str]) -> None:
     (directory / "0001.tar").write_bytes(b"no tar" * 1000)
     (directory / "0003.tar").write_bytes(b"")
-    opened, unusable = index_shards(resolve(str(directory)))
+    opened = index_shards(resolve(str(directory)))
     assert [shard.path.name for shard in opened.shards] == ["0000.tar", "0002.tar"]
-    assert [error.shard for error in unusable] == [directory / "0001.tar", directory / "0003.tar"]
-    assert all(len(error.damages) == 1 for error in unusable)
-    with pytest.raises(InputError, match=r"0001\.tar is not a readable tar(.|\n)*So it is with 1 more"):
+    assert [shard.path.name for shard in opened.unreadable] == ["0001.tar", "0003.tar"]
+    with pytest.raises(InputError, match=r"0001\.tar is not a readable tar"):
         open_(directory)
     assert indexed.count("0000.tar") == indexed.count("0002.tar") == 1
-    assert open_(directory, "000{0,2}.tar") == opened
-
-
-def test_an_unusable_shard_is_told_in_full_by_a_worker_process(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is raised there comes here in a pickle."""
-    monkeypatch.setattr("distgan.data.parallel._PARALLEL_BYTES", 0)
-    write_tar(directory / "0001.tar", [(f"{number}.png", b"no image") for number in range(8)])
-    opened, (error,) = index_shards(resolve(str(directory)))
-    assert opened.num_samples == 5
-    assert [damage.key for damage in error.damages] == [str(number) for number in range(8)]
-    assert len(error.problems) == 5
-    assert error.shard == directory / "0001.tar"
 
 
 def test_what_is_recorded_is_told_without_looking_at_the_shards(directory: Path, indexed: list[str]) -> None:
@@ -302,6 +289,53 @@ def test_a_record_that_was_changed_does_not_agree_with_the_hash(directory: Path,
     lines[1][field] = lines[1][field] * 2
     (directory / "shards.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert not is_consistent(directory)
+
+
+SKIP = DamagePolicy(skip=True, max_skipped_share=0.9)
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "num_damaged"),
+    [
+        (bytes(10240), "is a tar without any file", 1),
+        (b"", "is an empty file", 4),  # as many as the others hold, (3 + 5) / 2
+        (b"no tar" * 1000, "is not a readable tar", 4),
+        (b"\x1f\x8b" + bytes(1000), "is compressed", 4),
+    ],
+    ids=["without a file", "of no bytes", "no tar", "compressed"],
+)
+def test_a_shard_of_which_nothing_is_whole(directory: Path, content: bytes, words: str, num_damaged: int) -> None:
+    (directory / "0002.tar").write_bytes(content)
+    with pytest.raises(InputError, match=rf"0002\.tar .*{words}(.|\n)*set data\.on_error to skip"):
+        open_(directory)
+    opened = open_manifest(resolve(str(directory)), SKIP)
+    assert [shard.path.name for shard in opened.shards] == ["0000.tar", "0001.tar"]
+    assert [shard.path.name for shard in opened.unreadable] == ["0002.tar"]
+    assert (opened.num_samples, opened.num_damaged, opened.image_size(None)) == (8, num_damaged, 8)
+    assert words in opened.skips[0].reason
+    assert open_manifest(resolve(str(directory)), SKIP) == opened
+
+
+def test_nothing_but_unreadable_shards_is_refused(directory: Path) -> None:
+    for shard in directory.glob("*.tar"):
+        shard.write_bytes(b"no tar" * 1000)
+    with pytest.raises(InputError, match="3 of 3 samples are damaged"):
+        open_manifest(resolve(str(directory)), SKIP)
+
+
+def test_a_cut_shard_has_lost_what_the_others_hold(tmp_path: Path) -> None:
+    """It does not tell how much followed; one sample it would be by its own bytes."""
+    write_set(tmp_path, [20, 20, 20, 20])
+    cut = member_offsets(tmp_path / "0001.tar")["000023.cls"][0]
+    os.truncate(tmp_path / "0001.tar", cut)
+    opened = open_manifest(resolve(str(tmp_path)), SKIP)
+    assert (opened.num_samples, opened.num_damaged) == (63, 17)
+    content = bytearray((tmp_path / "0002.tar").read_bytes())
+    content[cut + 20] ^= 1  # in a header, in the middle of a shard: what follows is there
+    (tmp_path / "0002.tar").write_bytes(content)
+    opened = open_manifest(resolve(str(tmp_path)), SKIP)
+    assert opened.num_samples == 62
+    assert 1 <= opened.shards[2].record.num_damaged <= 2
 
 
 def test_of_many_damages_the_first_are_named(directory: Path) -> None:

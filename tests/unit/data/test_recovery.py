@@ -13,7 +13,6 @@ import pytest
 from distgan.data.decoding import Decoder, decode_into
 from distgan.data.grouping import NO_LABEL
 from distgan.data.index import ShardRecord, index_path, index_shard, load_index, load_keys
-from distgan.errors import InputError
 from tests.shards import encode, member_offsets, noise, sample_members, write_tar
 
 FORMATS = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT, "ustar": tarfile.USTAR_FORMAT}
@@ -194,8 +193,9 @@ def test_every_copy_of_a_doubled_sample_counts(shard: Path) -> None:
 @pytest.mark.parametrize("program", ["gunzip", "unxz"])
 def test_a_compressed_shard_is_told_how_to_unpack(shard: Path, program: str) -> None:
     shard.write_bytes(gzip.compress(samples(1) + END) if program == "gunzip" else b"\xfd7zXZ\0" + bytes(1000))
-    with pytest.raises(InputError, match=rf"is compressed, .*; unpack it \({program}\)"):
-        index_shard(shard, shard.parent)
+    (damage,) = index_shard(shard, shard.parent).damages
+    assert damage.text.startswith("is compressed")
+    assert f"unpack it ({program})" in damage.text
 
 
 # Random faults.
@@ -298,11 +298,8 @@ def test_random_faults(shard: Path, fault: Callable[[np.random.Generator, bytes,
     for _ in range(12):
         damaged = fault(random, whole, end)
         shard.write_bytes(damaged)
-        try:
-            record = index_shard(shard, shard.parent)
-        except InputError:
-            continue
-        rows = list(_rows(shard, record))
+        record = index_shard(shard, shard.parent)
+        rows = list(_rows(shard, record)) if record.num_samples else []
         for key, pixels, label in rows:
             assert np.array_equal(pixels, pixels_of(int(key)))
             text = slice(places[f"{key}.cls"], places[f"{key}.cls"] + len(str(label_of(int(key)))))
