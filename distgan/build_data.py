@@ -52,8 +52,8 @@ def check_data(config: TrainConfig) -> Preflight:
         size = manifest.image_size(config.data.resolution)
         problems += MODELS[config.model.name].problems(config.model, size)
         if config.model.conditional:
-            manifest.check_labels("model.conditional")
-        if config.data.balance_classes:
+            manifest.check_labels("model.conditional", damage_policy(config))
+        if config.data.balance_classes:  # whatever stands in for a sample is of its class, and none has none
             manifest.check_labels("data.balance_classes")
     except InputError as error:
         raise InputError(problems + error.problems) from None
@@ -110,6 +110,7 @@ def _reader(
         damage_policy(config),
         cache_settings(config) if is_remote else None,
         fetch,
+        needs_labels=config.model.conditional,
     )
 
 

@@ -82,15 +82,24 @@ class Manifest:
             )
         return smallest
 
-    def check_labels(self, option: str = "model.conditional") -> None:
-        """Raise InputError, naming one, if a sample has no label; `option` is the switch that asks for them."""
-        for shard in self.shards:
-            if shard.record.num_labelled < shard.record.num_samples:
-                number = int(np.flatnonzero(shard.load_index()["label"] == NO_LABEL)[0])
-                raise InputError(
-                    f"{option} is true, but the sample {shard.load_keys()[number]!r} of {shard.location} has no label (.cls); "
-                    f"add the label or set {option} to false."
-                )
+    def check_labels(self, option: str = "model.conditional", policy: DamagePolicy = FAIL) -> None:
+        """Hold the samples without a label against the policy, together with those that are damaged; `option` is the switch that asks
+        for labels.
+
+        Raises:
+            InputError: naming one of them.
+        """
+        num_unlabelled = sum(shard.record.num_samples - shard.record.num_labelled for shard in self.shards)
+        num_lost, num_all = num_unlabelled + self.num_damaged, self.num_samples + self.num_damaged
+        if num_unlabelled == 0 or (policy.skip and policy.allows(num_lost, num_all)):
+            return
+        shard = next(shard for shard in self.shards if shard.record.num_labelled < shard.record.num_samples)
+        number = int(np.flatnonzero(shard.load_index()["label"] == NO_LABEL)[0])
+        budget = f" ({num_lost} of {num_all} samples are without one or damaged, more than data.max_skipped_share allows)"
+        raise InputError(
+            f"{option} is true, but the sample {shard.load_keys()[number]!r} of {shard.location} has no label (.cls)"
+            f"{budget if policy.skip else ''}; add the label or set {option} to false."
+        )
 
 
 def open_manifest(locations: Sequence[str | Path], policy: DamagePolicy = FAIL, cache: CacheSettings | None = None) -> Manifest:

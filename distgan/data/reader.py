@@ -10,6 +10,7 @@ import torch
 
 from distgan.batch import BatchLayout
 from distgan.data.damage import FAIL, DamagedSampleError, DamagePolicy, Skip
+from distgan.data.grouping import NO_LABEL
 from distgan.data.manifest import Manifest
 from distgan.data.plan import Plan
 from distgan.data.remote.fetcher import Fetcher
@@ -46,6 +47,7 @@ class Reader:
             only the parts that this rank needs are read.
         policy: what to do about a damaged sample. One that is skipped is replaced by the sample at its place in a later epoch:
             a pure function of its number, so that every rank keeps step and a resumed run sees the same.
+        needs_labels: take a sample without a label for a damaged one.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class Reader:
         policy: DamagePolicy = FAIL,
         cache: CacheSettings | None = None,
         fetch: bool = True,
+        needs_labels: bool = False,
     ) -> None:
         self._plan, self._layout, self._policy, self._pin_memory = plan, layout, policy, pin_memory
+        self._needs_labels = needs_labels
         self._shape = SliceShape(layout.slice_size, image_size, channels)
         self._shards, self._num_damaged = manifest.shards, manifest.num_damaged
         self._own = SampleReader(self._shards, cache, fetch)
@@ -96,7 +100,7 @@ class Reader:
         else:
             problems, statistics = self._own.read(*next(self._places), images.numpy(), labels.numpy())
         self._statistics += statistics
-        for problem in problems:
+        for problem in [*problems, *self._without_labels(numbers, 0, labels.numpy(), problems)]:
             self._replace(problem, int(numbers[problem.row]), images.numpy(), labels.numpy())
         self._statistics.wait_seconds += time.perf_counter() - begin
         return RealSlice(images.permute(0, 3, 1, 2), labels, numbers)
@@ -140,10 +144,23 @@ class Reader:
             place = self._plan.locate(np.array([number]), epochs_later)
             problems, statistics = self._own.read(*place, images[row], labels[row])
             self._statistics += statistics
+            problems = problems or self._without_labels(np.array([number]), epochs_later, labels[row], problems)
             if not problems:
                 return
             problem = problems[0]
         raise DamagedSampleError(f"{MAX_REPLACEMENTS} samples in a row are damaged. {problem.sentence}")
+
+    def _without_labels(self, numbers: np.ndarray, epochs_later: int, labels: np.ndarray, problems: list[Problem]) -> list[Problem]:
+        """A problem for each sample that lacks a needed label, and has none yet."""
+        if not self._needs_labels or not (labels == NO_LABEL).any():
+            return []
+        rows = np.setdiff1d(np.flatnonzero(labels == NO_LABEL), [problem.row for problem in problems])
+        found = []
+        for row, number, place in zip(rows.tolist(), *self._plan.locate(numbers[rows], epochs_later), strict=True):
+            shard = self._shards[number]
+            key = shard.load_keys()[place]
+            found.append(Problem(row, number, place, key, "label", f"The sample {key!r} of {shard.location} has no label (.cls)."))
+        return found
 
     def _count(self, problem: Problem) -> None:
         if not self._policy.skip:

@@ -532,6 +532,13 @@ def test_a_sample_without_a_label_is_named(directory: Path) -> None:
     assert "model.conditional" in str(caught.value)
 
 
+def test_samples_without_a_label_are_held_against_the_budget(directory: Path) -> None:
+    write_tar(directory / "0001.tar", [member for member in sample_members(range(5)) if member[0] not in ("000002.cls", "000003.cls")])
+    open_(directory).check_labels(policy=DamagePolicy(skip=True, max_skipped_share=0.2))
+    with pytest.raises(InputError, match=r"sample '000002' .* has no label \(\.cls\) \(2 of 10 samples are without one or damaged"):
+        open_(directory).check_labels(policy=DamagePolicy(skip=True, max_skipped_share=0.19))
+
+
 def test_records_are_values(directory: Path) -> None:
     """Two manifests are equal when all that they say is."""
     opened = open_(directory)
