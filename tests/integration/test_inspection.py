@@ -53,7 +53,10 @@ def test_damages_are_listed_from_processes(tmp_path: Path) -> None:
     """More bytes than are read in one process."""
     large = encode(noise(0, 2600, 2600, 3), "bmp")
     for shard in range(4):
-        write_tar(tmp_path / f"{shard}.tar", [*sample_members([shard]), ("large.bmp", large), ("bad.png", b"no image")])
+        write_tar(
+            tmp_path / f"{shard}.tar",
+            [*sample_members([shard]), ("large.bmp", large), ("large.cls", b"1"), ("bad.png", b"no image"), ("bad.cls", b"1")],
+        )
     assert sum(path.stat().st_size for path in tmp_path.glob("*.tar")) > 1 << 26
     indexed = run("index", tmp_path)
     assert indexed.returncode == 1

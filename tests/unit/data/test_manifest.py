@@ -13,7 +13,9 @@ import pytest
 from distgan.data import index, local_shards, records
 from distgan.data.damage import DamagePolicy
 from distgan.data.index import index_path
-from distgan.data.manifest import Manifest, forget_missing, index_shards, is_consistent, open_manifest, recorded
+from distgan.data.local_shards import forget_missing, recorded
+from distgan.data.manifest import Manifest, index_shards, open_manifest
+from distgan.data.records import is_consistent
 from distgan.data.urls import resolve
 from distgan.errors import InputError
 from tests.shards import encode, member_offsets, noise, read_tar, sample_members, write_set, write_tar

@@ -1,11 +1,12 @@
 """data.url -> shards."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from distgan.data.digits import ensure_packed
-from distgan.data.urls import named, resolve, would_name
+from distgan.data.urls import named_locally, resolve, would_name
 from distgan.errors import InputError
 
 
@@ -19,7 +20,7 @@ def shards(tmp_path: Path) -> Path:
     return directory
 
 
-def names(paths: list[str]) -> list[str]:
+def names(paths: Iterable[str | Path]) -> list[str]:
     return [Path(path).name for path in paths]
 
 
@@ -64,8 +65,8 @@ def test_digits_are_the_embedded_ones() -> None:
 
 
 def test_what_is_named_one_by_one_need_not_be_there(shards: Path) -> None:
-    assert named(f"{shards}/{{a-0003,a-0004,b}}.tar") == [shards / name for name in ["a-0003.tar", "a-0004.tar", "b.tar"]]
-    assert named(f"{shards}/*.tar") == resolve(str(shards))
+    assert named_locally(f"{shards}/{{a-0003,a-0004,b}}.tar") == [shards / name for name in ["a-0003.tar", "a-0004.tar", "b.tar"]]
+    assert list(map(str, named_locally(f"{shards}/*.tar"))) == resolve(str(shards))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_what_would_be_named_if_it_were_there(shards: Path, pattern: str, expect
     assert names(would_name(f"shards{pattern}", gone)) == expected
     for path in gone:
         path.touch()
-    assert [path.name for path in gone if path in named(f"{shards}{pattern}")] == expected
+    assert [path.name for path in gone if path in named_locally(f"{shards}{pattern}")] == expected
 
 
 def test_nothing_there(shards: Path, tmp_path: Path) -> None:
