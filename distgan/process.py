@@ -12,6 +12,7 @@ from typing import NoReturn
 from distgan.errors import InputError
 
 EXIT_DONE = 0
+EXIT_FAILED = 1
 EXIT_USAGE = 2  # the command or its configuration is wrong: do not retry
 EXIT_STOPPED = 75  # stopped on request, with a checkpoint: retry (EX_TEMPFAIL of sysexits.h)
 

@@ -17,11 +17,11 @@ from distgan.build_data import Preflight
 from distgan.cli import parse_command, to_yaml
 from distgan.config import TrainConfig, without_overwrite
 from distgan.distributed import World
-from distgan.errors import InputError
+from distgan.errors import InputError, RunError
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.traffic import Traffic
 from distgan.ops import library
-from distgan.process import EXIT_DONE, EXIT_STOPPED, StopRequest, die_with_agent, leave, refuse
+from distgan.process import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, StopRequest, die_with_agent, leave, refuse
 from distgan.run_directory import RunDirectory
 from distgan.trainer import Trainer
 
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return train(config, world, preflight)
     except InputError as error:
         return refuse(error, "distgan.train", int(local_rank) if local_rank.isdigit() else 0)
+    except RunError as error:
+        print(f"distgan.train: error: {error} The same command goes on from the last checkpoint.", file=sys.stderr, flush=True)
+        return EXIT_FAILED
 
 
 def train(config: TrainConfig, world: World, preflight: Preflight) -> int:

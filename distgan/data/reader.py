@@ -164,7 +164,11 @@ class Reader:
 
     def _count(self, problem: Problem) -> None:
         if not self._policy.skip:
-            raise DamagedSampleError(problem.sentence)
+            index_file = self._shards[problem.shard].index_file
+            raise DamagedSampleError(
+                f"{problem.sentence} Put the right files back; or remove {index_file} and start again, so that the shard is indexed anew; "
+                "or set data.on_error to skip."
+            )
         self._statistics.skipped[problem.reason] += 1
         if (problem.shard, problem.place) in self._skipped:
             return

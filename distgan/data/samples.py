@@ -127,7 +127,7 @@ class _OpenShard:
     def named(self, place: int, what: str) -> tuple[str, str]:
         """A sample's key, and a sentence on what is wrong with it."""
         key = self._shard.load_keys()[place]
-        return key, f"The sample {key!r} of {self._shard.location} {what}. {_mend(self._shard)}"
+        return key, f"The sample {key!r} of {self._shard.location} {what}."
 
 
 def _read_shard(
@@ -167,13 +167,6 @@ def _read_shard(
     return problems
 
 
-def _mend(shard: Shard) -> str:
-    return (
-        f"Put the right files back; or remove {shard.index_file} and start again, so that the shard is indexed anew; "
-        "or set data.on_error to skip."
-    )
-
-
 def _unusable(shard: Shard, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or error
-    return f"{shard.location} and {shard.index_file} are not what this run began with ({reason}). {_mend(shard)}"
+    return f"{shard.location} and {shard.index_file} are not what this run began with ({reason})."

@@ -1,6 +1,7 @@
 """The command its users type, from the outside: what it leaves behind, what it says, and how it ends."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from distgan import checkpoint, train
+from distgan.data.manifest import open_manifest
 from distgan.engine.ddp import DdpEngine
+from tests.shards import flip_bit, member_offsets, write_set
 
 SMALL = ["--model.name", "mlp", "--model.generator_sizes", "16", "--model.discriminator_sizes", "16", "--metrics.port", "0"]
 
@@ -152,3 +155,20 @@ def test_eight_ranks_as_the_readme_types_it(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert checkpoint.read_state(tmp_path / "run" / "checkpoints", 2)["num_ranks"] == 8
     assert "Warning" not in result.stderr, result.stderr
+
+
+def test_damage_under_way_ends_a_run_by_one_sentence_or_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bit that has flipped since the shard was indexed, and did not change the file's time."""
+    (shard,) = write_set(tmp_path / "shards", [96], side=32)
+    open_manifest([shard])
+    times = shard.stat()
+    flip_bit(shard, member_offsets(shard)["000070.png"][1] + 60)
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert _train(tmp_path / "run", "--data.url", str(shard)) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith(
+        f"distgan.train: error: The sample '000070' of {shard} is not what its index says: it was damaged. Put the right"
+    )
+    assert _train(tmp_path / "run", "--data.url", str(shard), "--data.on_error", "skip", "--data.max_skipped_share", "0.02") == 0
+    assert f"warning: skipped: The sample '000070' of {shard} is not what its index says" in capsys.readouterr().err
+    assert [(event["shard"], event["key"]) for event in _log(tmp_path / "run") if event.get("event") == "skip"] == [(str(shard), "000070")]
