@@ -45,12 +45,17 @@ class StopRequest:
 
 def die_with_agent() -> None:
     """Under torchrun: be killed when the agent dies. Its workers live in sessions of their own and would go on writing."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent(os.getppid())
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when the process `parent`, which started this one, dies; on Linux, where the kernel sees to it."""
+    if not sys.platform.startswith("linux"):
         return
-    agent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # An agent that died before the call sends nothing any more; an orphan's parent is another process.
-    if os.getppid() != agent:
+    # A parent that died before the call sends nothing any more; an orphan's parent is another process.
+    if os.getppid() != parent:
         sys.exit(1)
 
 

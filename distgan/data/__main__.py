@@ -1,5 +1,6 @@
-"""Look at data sets.
+"""Make data sets ready to train on, and look at them.
 
+python -m distgan.data pack photos shards --resolution 64
 python -m distgan.data index shards
 python -m distgan.data verify 'shards/{000..127}.tar' --jobs 8
 python -m distgan.data stats digits --out looks
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from distgan.data.inspection import command as inspection
+from distgan.data.packing import command as packing
 from distgan.errors import InputError
 from distgan.process import refuse
 
@@ -26,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="distgan.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    packing.add_parser(subparsers)
     inspection.add_parsers(subparsers)
     return parser
 

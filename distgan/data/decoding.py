@@ -145,7 +145,7 @@ def decode(payload: bytes, side: int, channels: int) -> np.ndarray:
     """
     try:
         with _opened(payload) as image:
-            return _fitted(_upright(image), side, channels)
+            return _fitted(upright(image), side, channels)
     except MemoryError:
         raise
     except Exception as error:
@@ -156,7 +156,7 @@ def _opened(payload: bytes) -> Image.Image:
     return Image.open(io.BytesIO(payload), formats=_FORMATS)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF says, with 8 bits a channel."""
     # Not by ImageOps.exif_transpose: it writes the EXIF of the turned image, at which it fails for some cameras' (TypeError, struct.error).
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
@@ -175,8 +175,8 @@ def _fitted(image: Image.Image, side: int, channels: int) -> np.ndarray:
 
 
 def _with_pillow(image: Image.Image, in_colour: bool) -> np.ndarray:
-    upright = _upright(image).convert("RGB" if in_colour else "L")
-    return np.asarray(upright).reshape(upright.height, upright.width, -1)
+    converted = upright(image).convert("RGB" if in_colour else "L")
+    return np.asarray(converted).reshape(converted.height, converted.width, -1)
 
 
 def _quick_decoder(image: Image.Image, payload: bytes) -> Decoder:
