@@ -42,6 +42,7 @@ def check_data(config: TrainConfig) -> Preflight:
     """
     locations = urls.resolve(config.data.url)
     manifest = open_manifest(locations, damage_policy(config), cache_settings(config))
+    num_classes = config.data.num_classes or manifest.num_classes
     problems = _cache_problems(config, manifest)
     if manifest.num_samples < config.train.batch_size:
         problems.append(
@@ -53,13 +54,15 @@ def check_data(config: TrainConfig) -> Preflight:
         problems += MODELS[config.model.name].problems(config.model, size)
         if config.model.conditional:
             manifest.check_labels("model.conditional", damage_policy(config))
+            manifest.check_classes(num_classes)
         if config.data.balance_classes:  # whatever stands in for a sample is of its class, and none has none
             manifest.check_labels("data.balance_classes")
     except InputError as error:
         raise InputError(problems + error.problems) from None
     if problems:
         raise InputError(problems)
-    return Preflight(manifest, ImageShape(manifest.channels, size), manifest.num_classes if config.model.conditional else None)
+    images = ImageShape(config.data.channels or manifest.channels, size)
+    return Preflight(manifest, images, num_classes if config.model.conditional else None)
 
 
 def damage_policy(config: TrainConfig) -> DamagePolicy:

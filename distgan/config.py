@@ -6,9 +6,9 @@ to validate with depends on `model.name`: `config_class(name)` gives it.
 """
 
 import functools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from distgan.models import MODELS
 from distgan.models.base import ModelOptions
@@ -66,6 +66,11 @@ class Augment(Section):
     zoom: float = Field(default=0.0, ge=0, lt=1, description="enlarge by a factor of 1 - zoom to 1 + zoom")
 
 
+def _to_int(value: object) -> object:
+    """Flags are texts, which a choice between numbers does not take."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 class Data(Section):
     """The training images."""
 
@@ -76,6 +81,12 @@ class Data(Section):
     )
     resolution: int | None = Field(
         default=None, ge=4, description="side in pixels to which images are scaled and centre-cropped; null: the images' own size"
+    )
+    channels: Annotated[Literal[1, 3] | None, BeforeValidator(_to_int)] = Field(
+        default=None, description="1: grey, 3: RGB; null: 3 if any image is in colour, else 1"
+    )
+    num_classes: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="of conditional models: labels are 0 to num_classes - 1; null: as many as are found"
     )
     num_workers: int = Field(
         default=2, ge=0, description="processes per rank that read and decode images; 0: the training process does it itself"

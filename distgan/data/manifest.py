@@ -101,6 +101,17 @@ class Manifest:
             f"{budget if policy.skip else ''}; add the label or set {option} to false."
         )
 
+    def check_classes(self, num_classes: int) -> None:
+        """Raise InputError, naming one, if a sample has a label beyond `num_classes`."""
+        for shard in self.shards:
+            if shard.record.num_classes > num_classes:
+                labels = shard.load_index()["label"]
+                number = int(np.flatnonzero(labels >= num_classes)[0])
+                raise InputError(
+                    f"data.num_classes is {num_classes}, but the sample {shard.load_keys()[number]!r} of {shard.location} has the label "
+                    f"{labels[number]}; mend the label, or set data.num_classes to {self.num_classes}, one more than the highest."
+                )
+
 
 def open_manifest(locations: Sequence[str | Path], policy: DamagePolicy = FAIL, cache: CacheSettings | None = None) -> Manifest:
     """The manifest of the shards at these paths or URLs, in this order; indexes what is new or has changed.

@@ -323,6 +323,11 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
             "has no label (.cls); add the label or set data.balance_classes to false",
         ],
     ),
+    "a label beyond the classes": (
+        _with_shard(_squares(64, 32) | {"0009.cls": b"7"}, "--model.conditional", "--data.num_classes", "7"),
+        ["data.num_classes is 7, but the sample '0009' of", "x.tar has the label 7", "set data.num_classes to 8"],
+    ),
+    "images of two channels": (_with("--data.channels", "2"), ["data.channels is 2", "1 or 3"]),
     "mixed sizes": (
         _with_shard(_squares(64, 32) | {"9999.png": _png(48, 48)}),
         ["data.resolution is null", "32 to 48 pixels", "set data.resolution"],
