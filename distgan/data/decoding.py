@@ -9,7 +9,8 @@ TypeError, SyntaxError, struct.error), so all of it, want of memory aside, means
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -72,18 +73,9 @@ def inspect(payload: bytes, extension: str) -> Facts:
     """
     if extension == RAW_EXTENSION:
         return _inspect_array(payload)
-    try:
-        with _opened(payload) as image:
-            if image.width * image.height > MAX_PIXELS or max(image.size) > np.iinfo(np.uint16).max:
-                raise UnreadableImageError(f"which is of {image.width}x{image.height} pixels; scale it down")
-            pixels = _with_pillow(image, image.mode not in GREY_MODES)  # half an image has a whole header
-            quick = _quick_decoder(image, payload)
-    except (UnreadableImageError, MemoryError):
-        raise
-    except Image.DecompressionBombError:  # far beyond MAX_PIXELS: Pillow does not even say how large
-        raise UnreadableImageError("which is of more pixels than anybody decodes; scale it down") from None
-    except Exception:
-        raise UnreadableImageError("which is not a readable image; pack it again") from None
+    with _unseen(payload) as image:
+        pixels = _with_pillow(image, image.mode not in GREY_MODES)  # half an image has a whole header
+        quick = _quick_decoder(image, payload)
     height, width, channels = pixels.shape
     try:
         equal = quick is not Decoder.PILLOW and np.array_equal(_QUICK[quick](payload, channels), pixels)
@@ -114,6 +106,20 @@ def decode_into(out: np.ndarray, payload: bytes, decoder: Decoder, width: int, h
         out[...] = pixels
     except (ValueError, RuntimeError) as error:
         raise UnreadableImageError(str(error)) from None
+
+
+def decode_unseen_into(out: np.ndarray, payload: bytes, extension: str) -> None:
+    """Decode an image that `inspect` has not seen into `out`, as `decode_into` does.
+
+    Raises:
+        UnreadableImageError: as `inspect`.
+    """
+    if extension == RAW_EXTENSION:
+        facts = _inspect_array(payload)
+        decode_into(out, payload[facts.start :], facts.decoder, facts.width, facts.height, facts.channels)
+        return
+    with _unseen(payload) as image:
+        out[...] = _fitted(_upright(image), len(out), out.shape[2])
 
 
 def decode_whole(payload: bytes, decoder: Decoder, width: int, height: int, channels: int) -> np.ndarray:
@@ -150,6 +156,22 @@ def decode(payload: bytes, side: int, channels: int) -> np.ndarray:
         raise
     except Exception as error:
         raise UnreadableImageError(str(error)) from None
+
+
+@contextmanager
+def _unseen(payload: bytes) -> Iterator[Image.Image]:
+    """An image that nobody has looked at; whatever Pillow raises within this is an UnreadableImageError."""
+    try:
+        with _opened(payload) as image:
+            if image.width * image.height > MAX_PIXELS or max(image.size) > np.iinfo(np.uint16).max:
+                raise UnreadableImageError(f"which is of {image.width}x{image.height} pixels; scale it down")
+            yield image
+    except (UnreadableImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError:  # far beyond MAX_PIXELS: Pillow does not even say how large
+        raise UnreadableImageError("which is of more pixels than anybody decodes; scale it down") from None
+    except Exception:
+        raise UnreadableImageError("which is not a readable image; pack it again") from None
 
 
 def _opened(payload: bytes) -> Image.Image:
