@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -29,6 +30,12 @@ class BatchLayout:
         """The positions in the global batch of this rank's slice of a micro-batch (0 to accumulation_steps - 1)."""
         start = (micro_batch * self.world_size + self.rank) * self.slice_size
         return slice(start, start + self.slice_size)
+
+    def numbers(self, slice_number: int) -> np.ndarray:
+        """The numbers in the run, [slice_size] int64, of the samples of this rank's slice `slice_number`, counted over all batches."""
+        batch, micro_batch = divmod(slice_number, self.accumulation_steps)
+        positions = self.positions(micro_batch)
+        return batch * self.batch_size + np.arange(positions.start, positions.stop)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 
 from distgan.batch import Batch, BatchLayout
 from distgan.data.augment import Augmentation
-from distgan.data.reader import Reader
+from distgan.data.reader import RealImages
 from distgan.data.upload import Upload
 from distgan.images import to_float
 from distgan.randomness import Randomness
@@ -25,7 +25,7 @@ class Feed:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: RealImages,
         augmentation: Augmentation,
         randomness: Randomness,
         layout: BatchLayout,

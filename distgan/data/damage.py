@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from distgan.data.index import ShardRecord
 from distgan.errors import InputError, RunError
 
+JUDGED_FROM = 1000  # samples of a stream: one in the first ten says nothing of its share
 SHOWN = 5  # damages that a message names
 
 
@@ -75,6 +76,19 @@ class DamagePolicy:
             raise DamagedSampleError(
                 f"{num_lost} of {num_all} samples are damaged, {num_skipped} of them since they were indexed, which is more than "
                 f"data.max_skipped_share {self.max_skipped_share:g} allows. The last one: {last.reason}"
+            )
+
+    def check_streamed(self, num_skipped: int, num_read: int, last: Skip) -> None:
+        """Hold what a rank has skipped of a stream, `num_read` good samples aside, against the budget.
+
+        Raises:
+            DamagedSampleError: it is spent.
+        """
+        num_all = num_skipped + num_read
+        if not self.allows(num_skipped, max(num_all, JUDGED_FROM)):
+            raise DamagedSampleError(
+                f"{num_skipped} of the {num_all} samples that this rank has read so far are damaged, which is more than "
+                f"data.max_skipped_share {self.max_skipped_share:g} allows (of {JUDGED_FROM} at least). The last one: {last.reason}"
             )
 
 

@@ -15,6 +15,7 @@ from distgan.data.tar import BLOCK, Gap, Member
 
 LABEL_EXTENSION = "cls"
 MAX_IMAGE_BYTES = 2**28  # a header's claim of more is not believed
+MAX_LABEL_BYTES = 32
 SORTED = "pack it again with sorted names (tar --sort=name)"
 NO_LABEL = -1
 
@@ -84,7 +85,7 @@ class Grouping:
             return
         content_blocks = -(-item.bytes // BLOCK) if item.is_plain else 0
         self._member_bytes += item.offset - item.start + content_blocks * BLOCK
-        key, extension = _key_and_extension(item.name)
+        key, extension = key_and_extension(item.name)
         if item.is_directory or not key.rpartition("/")[2]:  # hidden files, such as macOS's ._NAME, are no samples
             return
         if key != self._key:
@@ -115,7 +116,7 @@ class Grouping:
         if key is None:
             return
         extensions = [extension for extension, _ in members]
-        has_its_parts = extensions.count(LABEL_EXTENSION) == 1 and len(_images(extensions)) > 0
+        has_its_parts = extensions.count(LABEL_EXTENSION) == 1 and len(images_among(extensions)) > 0
         parts = self._parts.setdefault(key, Counter())
         parts.update(extensions)
         times = max(parts.values())
@@ -159,7 +160,7 @@ class Grouping:
     def _row(self, key: str, members: list[tuple[str, Member]]) -> tuple | None:
         """The index row of a sample; None if no member is an image or a label."""
         by_extension = dict(members)
-        images = _images(by_extension)
+        images = images_among(by_extension)
         for extension, member in members:
             if not member.is_plain and (extension in images or extension == LABEL_EXTENSION):
                 kind = (
@@ -192,11 +193,10 @@ class Grouping:
     def _label(self, key: str, member: Member | None) -> int:
         if member is None:
             return NO_LABEL
-        text = self._read(member) if member.bytes <= 32 else b"a long text"
-        if not text.strip().isdigit() or int(text) >= 2**31:
-            shown = text.decode(errors="replace").strip()
-            raise _Refused(f"holds the label {shown!r} in the sample {key!r}; make its .{LABEL_EXTENSION} a whole number from 0")
-        return int(text)
+        try:
+            return parse_label(key, self._read(member) if member.bytes <= MAX_LABEL_BYTES else None)
+        except ValueError as error:
+            raise _Refused(str(error)) from None
 
     def _read(self, member: Member) -> bytes:
         position = self._file.tell()
@@ -212,14 +212,27 @@ def _in_pieces(key: str, times: int) -> str:
     return f"does not hold the members of the sample {key!r} side by side"
 
 
-def _images(extensions: Iterable[str]) -> list[str]:
+def images_among(extensions: Iterable[str]) -> list[str]:
     """Those of images; a raw one beside another image is something else."""
     extensions = list(extensions)
     return [extension for extension in extensions if extension in EXTENSIONS] or [RAW_EXTENSION] * (RAW_EXTENSION in extensions)
 
 
-def _key_and_extension(name: str) -> tuple[str, str]:
+def key_and_extension(name: str) -> tuple[str, str]:
     """'a/b.seg.PNG' -> ('a/b', 'seg.png'): webdataset's rule, the key ends at the first dot of the last part."""
     folder, slash, last = name.rpartition("/")
     stem, _, extension = last.partition(".")
     return folder + slash + stem, extension.lower()
+
+
+def parse_label(key: str, text: bytes | None) -> int:
+    """The label of a sample; None: the text is too long to be one.
+
+    Raises:
+        ValueError: it is no whole number from 0; the message completes a sentence that begins with the shard's name.
+    """
+    text = b"a long text" if text is None else text.strip()
+    if not text.isdigit() or int(text) >= 2**31:
+        shown = text.decode(errors="replace")
+        raise ValueError(f"holds the label {shown!r} in the sample {key!r}; make its .{LABEL_EXTENSION} a whole number from 0")
+    return int(text)

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,30 @@ class RealSlice:
     images: torch.Tensor  # [n, C, H, W] uint8, channels last in memory
     labels: torch.Tensor  # [n] int64; -1 where there is none
     numbers: np.ndarray  # [n] int64: the samples' numbers in the run
+
+
+class RealImages(Protocol):
+    """Where the real images come from: `Reader`, or `streaming.StreamReader`."""
+
+    def __next__(self) -> RealSlice:
+        """The next slice.
+
+        Raises:
+            DamagedSampleError: a sample cannot be read, and the run is not to go on without it.
+        """
+        ...
+
+    def take_statistics(self) -> ReadStatistics:
+        """What was read since the last call."""
+        ...
+
+    def take_skips(self) -> list[Skip]:
+        """The samples that were skipped for the first time since the last call."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        ...
 
 
 class Reader:
@@ -87,7 +112,7 @@ class Reader:
 
     def __next__(self) -> RealSlice:
         begin = time.perf_counter()
-        numbers = self._numbers(next(self._slices))
+        numbers = self._layout.numbers(next(self._slices))
         images = torch.empty(self._shape.images, dtype=torch.uint8, pin_memory=self._pin_memory)
         labels = torch.empty(len(numbers), dtype=torch.int64, pin_memory=self._pin_memory)
         if self._workers:
@@ -120,16 +145,11 @@ class Reader:
         for helper in (*self._workers, *([self._fetcher] if self._fetcher else [])):
             helper.close()
 
-    def _numbers(self, slice_number: int) -> np.ndarray:
-        batch, micro_batch = divmod(slice_number, self._layout.accumulation_steps)
-        positions = self._layout.positions(micro_batch)
-        return batch * self._layout.batch_size + np.arange(positions.start, positions.stop)
-
     def _located(self, slice_number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The shards and places of every slice from this one on. Located many at a time: a plan costs a call, hardly a sample."""
         count = max(1, LOCATED_AT_ONCE // self._layout.slice_size)
         while True:
-            numbers = np.stack([self._numbers(slice_number + ahead) for ahead in range(count)])
+            numbers = np.stack([self._layout.numbers(slice_number + ahead) for ahead in range(count)])
             if self._fetcher is not None:
                 self._fetcher.want(self._plan.shards_ahead(int(numbers.min()), int(numbers.max())))
             shards, places = self._plan.locate(numbers.ravel())

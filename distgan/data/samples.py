@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # an HTTP client comes with them, which takes longer to impor
     from distgan.data.remote.source import RemoteSources
 
 OPEN_SHARDS = 256  # two descriptors each: of the shard and of its index
-REASONS = ("shard", "checksum", "decoding", "label")
+REASONS = ("shard", "checksum", "decoding", "label", "sample")  # "sample": of a stream, its members are doubled, missing or no files
 
 
 class Problem(NamedTuple):

@@ -8,10 +8,10 @@ class SkipLedger:
     """The skipped samples of all ranks.
 
     Args:
-        num_damaged, num_samples: of the manifest.
+        num_damaged, num_samples: of the manifest. None: there is none, and every rank holds its own stream against the budget.
     """
 
-    def __init__(self, world: World, policy: DamagePolicy, num_damaged: int, num_samples: int) -> None:
+    def __init__(self, world: World, policy: DamagePolicy, num_damaged: int, num_samples: int | None) -> None:
         self._world, self._policy = world, policy
         self._num_damaged, self._num_samples = num_damaged, num_samples
         self._known: dict[tuple[str, str], Skip] = {}
@@ -26,6 +26,6 @@ class SkipLedger:
         of_all = {(shard, key): Skip(shard, key, reason) for of_rank in gathered for shard, key, reason in of_rank}
         new = [skip for name, skip in of_all.items() if name not in self._known]
         self._known |= of_all
-        if new:
+        if new and self._num_samples is not None:
             self._policy.check_skipped(len(self._known), self._num_damaged, self._num_samples, new[-1])
         return new

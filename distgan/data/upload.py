@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from distgan.data.reader import Reader, RealSlice
+from distgan.data.reader import RealImages, RealSlice
 
 
 class OnDevice(NamedTuple):
@@ -23,7 +23,7 @@ class Upload:
     a stream of its own keeps the copy from queueing behind training's kernels. On a CPU there is nothing to copy.
     """
 
-    def __init__(self, reader: Reader, device: torch.device) -> None:
+    def __init__(self, reader: RealImages, device: torch.device) -> None:
         self._reader, self._device = reader, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ahead: tuple[OnDevice, torch.cuda.Event] | None = None
