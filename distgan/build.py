@@ -9,11 +9,10 @@ import torch
 
 from distgan import checkpoint
 from distgan.batch import BatchLayout
-from distgan.build_data import Preflight, build_reader, check_data, damage_policy, save_real_grid
+from distgan.build_data import Preflight, build_ledger, build_reader, check_data, save_real_grid
 from distgan.checkpoint import Checkpoint
 from distgan.config import Optimizer, TrainConfig, problems_between_fields
 from distgan.data.augment import Augmentation
-from distgan.data.skips import SkipLedger
 from distgan.distributed import World
 from distgan.ema import Ema
 from distgan.engine import deepspeed_settings
@@ -53,7 +52,7 @@ def check(config: TrainConfig, world_size: int) -> Preflight:
         found = check_data(config)
     except InputError as error:
         problems += error.problems
-    problems += RunDirectory(Path(config.run.dir)).problems(config, found.manifest.hash if found else None)
+    problems += RunDirectory(Path(config.run.dir)).problems(config, found.manifest_hash if found else None)
     if problems or found is None:
         raise InputError(problems)
     return found
@@ -111,7 +110,7 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
         "generator": build_engine(config, generator_phase, config.generator_optimizer, world),
     }
     facts = {
-        "manifest_hash": preflight.manifest.hash,
+        "manifest_hash": preflight.manifest_hash,
         "images": asdict(preflight.images),
         "num_classes": preflight.num_classes,
         "seed": config.run.seed,
@@ -131,7 +130,7 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
     ):
         for warning in warnings:
             reporter.say(f"warning: {warning}; it is passed over.")
-        for skip in preflight.manifest.skips:
+        for skip in preflight.skips:
             reporter.skipped(skip)
         if world.is_main:
             save_real_grid(config, preflight, augmentation, directory.samples)
@@ -149,7 +148,7 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
             grid_labels=grid_labels(config.metrics.num_sample_images, preflight.num_classes),
             samples_directory=directory.samples,
             saver=saver,
-            skips=SkipLedger(world, damage_policy(config), preflight.manifest.num_damaged, preflight.manifest.num_samples),
+            skips=build_ledger(config, preflight, world),
             reporter=reporter,
         )
 

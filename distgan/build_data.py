@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from distgan.batch import BatchLayout
-from distgan.config import TrainConfig
-from distgan.data import urls
+from distgan.config import Data, TrainConfig
+from distgan.data import stream_urls, urls
 from distgan.data.augment import Augmentation
 from distgan.data.balanced_plan import BalancedPlan
-from distgan.data.damage import DamagePolicy
+from distgan.data.damage import DamagePolicy, Skip
 from distgan.data.manifest import Manifest, open_manifest
 from distgan.data.plan import Plan, SamplePlan
-from distgan.data.reader import Reader
+from distgan.data.reader import Reader, RealImages
 from distgan.data.remote.shards import CacheSettings
+from distgan.data.skips import SkipLedger
+from distgan.data.streaming import StreamReader
 from distgan.distributed import World
 from distgan.errors import InputError
 from distgan.images import save_grid, to_float, to_uint8
@@ -23,25 +25,51 @@ from distgan.models import MODELS
 from distgan.models.base import ImageShape
 
 MAX_FETCHING_NODES = 3
+OF_INDEXED_DATA = ("shuffle_window", "balance_classes", "fetch")  # settings that a stream cannot follow
 
 
 @dataclass(frozen=True)
 class Preflight:
     """What the checks found out."""
 
-    manifest: Manifest
     images: ImageShape
     num_classes: int | None  # None: the model is unconditional
+    manifest: Manifest | None  # None: data.mode is stream, and nobody knows what the shards hold
+    stream: tuple[str, ...] = ()  # the shards of mode stream
+
+    @property
+    def manifest_hash(self) -> str | None:
+        """What names the content of the data; None: nothing does."""
+        return None if self.manifest is None else self.manifest.hash
+
+    @property
+    def skips(self) -> list[Skip]:
+        """What is known to be damaged."""
+        return [] if self.manifest is None else self.manifest.skips
+
+    def describe(self) -> str:
+        """The data in a line."""
+        size, channels = self.images.size, self.images.channels
+        images = f"images {size}x{size}x{channels}"
+        if self.manifest is None:
+            return f"{len(self.stream)} shards, streamed; {self.num_classes or 'no'} classes, {images}"
+        return (
+            f"{self.manifest.num_samples:,} samples in {len(self.manifest.shards)} shards, "
+            f"{self.manifest.num_classes or 'no'} classes, {images}, manifest {self.manifest.hash[:12]}"
+        )
 
 
 def check_data(config: TrainConfig) -> Preflight:
-    """Look at the data, and hold the configuration against it.
+    """Look at the data, as far as its mode allows, and hold the configuration against it.
 
     Raises:
         InputError: with a sentence for everything that is wrong.
     """
-    locations = urls.resolve(config.data.url)
-    manifest = open_manifest(locations, damage_policy(config), cache_settings(config))
+    return _check_streamed(config) if config.data.mode == "stream" else _check_indexed(config)
+
+
+def _check_indexed(config: TrainConfig) -> Preflight:
+    manifest = open_manifest(urls.resolve(config.data.url), damage_policy(config), cache_settings(config))
     num_classes = config.data.num_classes or manifest.num_classes
     problems = _cache_problems(config, manifest)
     if manifest.num_samples < config.train.batch_size:
@@ -62,7 +90,38 @@ def check_data(config: TrainConfig) -> Preflight:
     if problems:
         raise InputError(problems)
     images = ImageShape(config.data.channels or manifest.channels, size)
-    return Preflight(manifest, images, num_classes if config.model.conditional else None)
+    return Preflight(images, num_classes if config.model.conditional else None, manifest)
+
+
+def _check_streamed(config: TrainConfig) -> Preflight:
+    """Nothing is opened: a shard may come only once, or cost something."""
+    data = config.data
+    problems = []
+    if data.resolution is None:
+        problems.append(
+            "data.resolution is null, but data.mode is 'stream', which does not look at the images first; "
+            "set data.resolution to the side to which they are scaled and cropped."
+        )
+    else:
+        problems += MODELS[config.model.name].problems(config.model, data.resolution)
+    if config.model.conditional and data.num_classes is None:
+        problems.append(
+            "data.num_classes is null, but data.mode is 'stream', which does not look at the labels first; "
+            "set data.num_classes to one more than the highest label, or model.conditional to false."
+        )
+    problems += [
+        f"data.{name} is {getattr(data, name)!r}, which is for data.mode 'indexed', but data.mode is 'stream'; leave data.{name} out."
+        for name in OF_INDEXED_DATA
+        if getattr(data, name) != Data.model_fields[name].default
+    ]
+    try:
+        shards = stream_urls.resolve(data.url)
+    except InputError as error:
+        raise InputError(problems + error.problems) from None
+    if problems or data.resolution is None:
+        raise InputError(problems)
+    images = ImageShape(data.channels or 3, data.resolution)
+    return Preflight(images, data.num_classes if config.model.conditional else None, None, tuple(shards))
 
 
 def damage_policy(config: TrainConfig) -> DamagePolicy:
@@ -76,7 +135,15 @@ def cache_settings(config: TrainConfig) -> CacheSettings:
     return CacheSettings(directory, round(config.data.cache_gigabytes * 1e9))
 
 
-def build_reader(config: TrainConfig, preflight: Preflight, layout: BatchLayout, first_batch: int, world: World) -> Reader:
+def build_ledger(config: TrainConfig, preflight: Preflight, world: World) -> SkipLedger:
+    """What counts the damaged samples of all ranks."""
+    manifest = preflight.manifest
+    if manifest is None:
+        return SkipLedger(world, damage_policy(config), num_damaged=0, num_samples=None)
+    return SkipLedger(world, damage_policy(config), manifest.num_damaged, manifest.num_samples)
+
+
+def build_reader(config: TrainConfig, preflight: Preflight, layout: BatchLayout, first_batch: int, world: World) -> RealImages:
     """What reads this rank's slices from batch `first_batch` on, ahead of training."""
     return _reader(
         config,
@@ -99,19 +166,32 @@ def save_real_grid(config: TrainConfig, preflight: Preflight, augmentation: Augm
 
 def _reader(
     config: TrainConfig, preflight: Preflight, layout: BatchLayout, first_batch: int, num_workers: int, fetch: bool, pin_memory: bool
-) -> Reader:
-    is_remote = any(shard.is_remote for shard in preflight.manifest.shards)
+) -> RealImages:
+    manifest, images, policy = preflight.manifest, preflight.images, damage_policy(config)
+    if manifest is None:
+        return StreamReader(
+            preflight.stream,
+            layout,
+            images.size,
+            images.channels,
+            preflight.num_classes,
+            config.run.seed,
+            num_workers,
+            first_batch,
+            pin_memory,
+            policy,
+        )
     return Reader(
-        preflight.manifest,
-        _plan(config, preflight.manifest),
+        manifest,
+        _plan(config, manifest),
         layout,
-        preflight.images.size,
-        preflight.images.channels,
+        images.size,
+        images.channels,
         num_workers,
         first_batch,
         pin_memory,
-        damage_policy(config),
-        cache_settings(config) if is_remote else None,
+        policy,
+        cache_settings(config) if any(shard.is_remote for shard in manifest.shards) else None,
         fetch,
         needs_labels=config.model.conditional,
     )

@@ -77,27 +77,41 @@ class Data(Section):
     url: str = Field(
         default="digits",
         min_length=1,
-        description="'digits' (embedded), or a directory, a tar file or a brace pattern of WebDataset shards",
+        description="'digits' (embedded), or a directory, a tar file or a brace pattern of WebDataset shards; "
+        "mode stream: also http(s)://... and 'pipe:' and a command of the shell",
+    )
+    mode: Literal["indexed", "stream"] = Field(
+        default="indexed",
+        description="indexed: samples are read by their places, in an order that a resumed run goes on with; stream: shards are read as "
+        "they come, for what cannot be indexed",
     )
     resolution: int | None = Field(
-        default=None, ge=4, description="side in pixels to which images are scaled and centre-cropped; null: the images' own size"
+        default=None,
+        ge=4,
+        description="side in pixels to which images are scaled and centre-cropped; null: the images' own size (not mode stream)",
     )
     channels: Annotated[Literal[1, 3] | None, BeforeValidator(_to_int)] = Field(
-        default=None, description="1: grey, 3: RGB; null: 3 if any image is in colour, else 1"
+        default=None, description="1: grey, 3: RGB; null: 3 if any image is in colour (mode stream: 3), else 1"
     )
     num_classes: int | None = Field(
-        default=None, ge=1, le=2**31 - 1, description="of conditional models: labels are 0 to num_classes - 1; null: as many as are found"
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="of conditional models: labels are 0 to num_classes - 1; null: as many as are found (not mode stream)",
     )
     num_workers: int = Field(
         default=2, ge=0, description="processes per rank that read and decode images; 0: the training process does it itself"
     )
-    shuffle_window: int = Field(default=16, ge=1, description="number of shards whose samples are shuffled together")
+    shuffle_window: int = Field(default=16, ge=1, description="mode indexed: number of shards whose samples are shuffled together")
     on_error: Literal["fail", "skip"] = Field(
         default="fail",
         description="what to do about a sample that cannot be read: fail with its name, or put another one in its place",
     )
     max_skipped_share: float = Field(
-        default=0.01, ge=0, lt=1, description="on_error skip: the largest share of all samples that may be skipped before the run ends"
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="on_error skip: the largest share of all samples (mode stream: of those read so far) that may be skipped",
     )
     balance_classes: bool = Field(
         default=False, description="draw every class equally often, from all shards at once (data.shuffle_window is without effect)"

@@ -16,6 +16,7 @@ from distgan.build import build_networks, built_trainer, check
 from distgan.build_data import Preflight
 from distgan.cli import parse_command, to_yaml
 from distgan.config import TrainConfig, without_overwrite
+from distgan.data.streaming import APPROXIMATE
 from distgan.distributed import World
 from distgan.errors import InputError, RunError
 from distgan.metrics.prometheus import Exporter
@@ -93,6 +94,9 @@ def _announce(trainer: Trainer, config: TrainConfig, changes: dict[str, tuple[ob
     for field, (before, now) in changes.items():
         reporter.say(f"Changed since the last sitting: {field} from {before!r} to {now!r}.")
     reporter.say(f"Engine: {engine}. Ranks: {world.size} on {_nodes(world.num_nodes)}. Precision: {config.precision.dtype}.")
+    if config.data.mode == "stream":
+        reporter.event("stream", text=APPROXIMATE)
+        reporter.say(APPROXIMATE)
     reporter.say(library.describe(world.device.type))
 
 
@@ -104,12 +108,10 @@ def describe(config: TrainConfig, world: World, preflight: Preflight) -> str:
     """What `--dry-run` prints: the resolved configuration and what it amounts to, as YAML."""
     networks = dict(zip(("generator", "discriminator"), build_networks(config, preflight.images, preflight.num_classes), strict=True))
     per_rank = config.train.batch_size // world.size
-    size, channels = preflight.images.size, preflight.images.channels
     lines = [
         *(f"# {name}: {sum(p.numel() for p in network.parameters()):,} parameters" for name, network in networks.items()),
         f"# batch: {config.train.batch_size} = {world.size} ranks x {per_rank} (in {config.engine.accumulation_steps} micro-batches)",
-        f"# data: {preflight.manifest.num_samples:,} samples in {len(preflight.manifest.shards)} shards, "
-        f"{preflight.manifest.num_classes or 'no'} classes, images {size}x{size}x{channels}, manifest {preflight.manifest.hash[:12]}",
+        f"# data: {preflight.describe()}",
         f"# {library.describe(world.device.type)}",
     ]
     return to_yaml(config) + "\n".join(lines)

@@ -1,1 +1,1 @@
-"""Images out of WebDataset tar shards: url -> manifest -> sample plan -> reader."""
+"""Images out of WebDataset tar shards: url -> manifest -> sample plan -> reader; or url -> stream."""

@@ -22,6 +22,10 @@ def resolve(url: str) -> list[str]:
     Raises:
         InputError: nothing is there, or the scheme is one that is not read.
     """
+    if url.startswith("pipe:"):
+        raise InputError(
+            f"data.url is {url!r}, a command, but data.mode is 'indexed', which reads samples by their places; set data.mode to stream."
+        )
     shards = _named(url)
     with _looking_at(url):
         missing = [shard for shard in shards if not storage.is_remote(shard) and not Path(shard).is_file()]
@@ -65,8 +69,17 @@ def _patterns(url: str) -> list[str]:
     """Paths, globs and URLs."""
     if url == "digits":
         return [str(digits.ensure_packed())]
+    return expanded(url)
+
+
+def expanded(url: str, escape: bool = True) -> list[str]:
+    """Whatever the braces of `url` make of it; `escape`: a backslash keeps a brace from that.
+
+    Raises:
+        InputError: they do not pair.
+    """
     try:
-        return list(braceexpand(url))
+        return list(braceexpand(url, escape=escape))
     except UnbalancedBracesError as error:
         raise InputError(
             f"data.url is {url!r}, whose braces do not pair ({error}); write a pattern such as 'x-{{0000..0127}}.tar'."

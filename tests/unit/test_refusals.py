@@ -85,6 +85,16 @@ def _with(*arguments: str) -> Prepare:
     return lambda directory: arguments
 
 
+def _stream(*arguments: str) -> Prepare:
+    return _with("--data.mode", "stream", *arguments)
+
+
+def _becomes_a_stream(directory: Path) -> Sequence[str]:
+    run = ["--run.dir", str(directory / "old"), "--metrics.port", "0", "--train.total_kimg", "0.064", "--model.name", "mlp"]
+    assert train.main(run) == 0
+    return [*run, "--data.mode", "stream", "--data.resolution", "32"]
+
+
 def _with_file(name: str, content: str, option: str = "--config") -> Prepare:
     def prepare(directory: Path) -> Sequence[str]:
         (directory / name).write_text(content)
@@ -310,6 +320,48 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
     ),
     "a directory without shards": (lambda directory: ["--data.url", str(directory)], ["data.url is", "holds no *.tar file"]),
     "a remote address": (_with("--data.url", "s3://bucket/x.tar"), ["data.url is 's3://bucket/x.tar'", "only local files"]),
+    "a command where samples are read by their places": (
+        _with("--data.url", "pipe:cat x.tar"),
+        ["data.url is 'pipe:cat x.tar', a command, but data.mode is 'indexed'", "set data.mode to stream"],
+    ),
+    "no such mode": (_with("--data.mode", "streamed"), ["data.mode is 'streamed'", "'indexed' or 'stream'"]),
+    "a stream of unknown size and labels": (
+        _stream("--data.url", "pipe:cat x.tar", "--model.conditional"),
+        [
+            "data.resolution is null, but data.mode is 'stream'",
+            "set data.resolution to",
+            "data.num_classes is null, but data.mode is 'stream'",
+            "set data.num_classes to one more than the highest label",
+        ],
+    ),
+    "what a stream cannot follow": (
+        _stream("--data.url", "pipe:cat x.tar", "--data.shuffle_window", "8", "--data.balance_classes", "--data.fetch", "samples"),
+        [
+            "data.shuffle_window is 8, which is for data.mode 'indexed', but data.mode is 'stream'; leave data.shuffle_window out",
+            "data.balance_classes is True, which is for data.mode 'indexed'",
+            "data.fetch is 'samples', which is for data.mode 'indexed'",
+        ],
+    ),
+    "a stream of a size the model cannot make": (
+        _stream("--data.url", "pipe:cat x.tar", "--data.resolution", "40"),
+        ["images are 40 pixels wide", "set data.resolution to 32"],
+    ),
+    "a stream from an object store": (
+        _stream("--data.url", "s3://bucket/{0..9}.tar", "--data.resolution", "32"),
+        ["data.url is 's3://bucket/{0..9}.tar', but what is streamed is a path, http(s)://, or 'pipe:'", "write a command that prints"],
+    ),
+    "a stream that is not there": (
+        _stream("--data.url", "/nowhere/{0..9}.tar.gz", "--data.resolution", "32"),
+        ["data.url is '/nowhere/{0..9}.tar.gz', which matches nothing", "set data.url to where the shards are"],
+    ),
+    "a stream of braces that do not pair": (
+        _stream("--data.url", "pipe:cat {0..9.tar", "--data.resolution", "32"),
+        ["data.url is 'pipe:cat {0..9.tar', whose braces do not pair"],
+    ),
+    "a run that becomes a stream": (
+        _becomes_a_stream,
+        ["data.mode is 'stream', but the run in", "has 'indexed'", "data.resolution is 32", "--run.overwrite"],
+    ),
     "not a tar": (_not_a_tar, ["x.tar is not a readable tar"]),
     "no image": (_with_shard({"0.txt": b"a", "1.json": b"{}"}), ["x.tar holds no image"]),
     "no label": (
@@ -372,6 +424,13 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, capsys: pytest.Captu
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and real_access(path, mode))
     assert train.main(["--run.dir", str(tmp_path / "run")]) == 2
     assert f"{tmp_path} cannot be written; set run.dir" in capsys.readouterr().err
+
+
+def test_a_server_without_curl(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = ["--data.mode", "stream", "--data.resolution", "32", "--data.url", "http://127.0.0.1/x.tar"]
+    assert train.main([*arguments, "--run.dir", str(tmp_path / "run")]) == 2
+    assert "data.url is 'http://127.0.0.1/x.tar', which is read by curl, but there is no curl on the PATH" in capsys.readouterr().err
 
 
 def test_a_run_that_another_process_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
