@@ -69,19 +69,19 @@ def walk(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
 def _items(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
     offset = 0
     while True:
-        bad, reason = yield from _run(file, offset, size)
+        bad, lost_from, reason = yield from _run(file, offset, size)
         if reason is None:
             reason = _check_end(file, bad, size)
             if reason is None:
                 return
         is_first = offset == bad == 0
-        offset = _next_header(file, bad + 1, size)
+        offset = _next_header(file, lost_from, size)
         if is_first and offset >= size and not _looks_like_tar(file):
             raise tarfile.ReadError("it begins with no tar header, and holds none")
         if offset >= size:
             yield Gap(bad, offset, reason, is_cut=_is_cut(file, size))
             return
-        yield _gap(bad, offset, size)
+        yield _gap(min(bad, offset), offset, size)
 
 
 def _gap(start: int, end: int, size: int) -> Gap:
@@ -89,30 +89,32 @@ def _gap(start: int, end: int, size: int) -> Gap:
     return Gap(start, end, f"is damaged {where}, where no member can be read; copy or pack it again")
 
 
-def _run(file: BinaryIO, offset: int, size: int) -> Generator[Member, None, tuple[int, str | None]]:
-    """Members from `offset` on, as far as they go -> where that ends, and why (None: at something that is no header)."""
+def _run(file: BinaryIO, offset: int, size: int) -> Generator[Member, None, tuple[int, int, str | None]]:
+    """Members from `offset` on, as far as they go -> where that ends, from where on the next header may stand, and why it ends (None: at
+    something that is no header)."""
     file.seek(offset)
     headers = _Headers(file)
-    start = offset
+    start, lost_from = offset, offset + 1
     try:
         tar = tarfile.TarFile(fileobj=headers, mode="r")  # pyright: ignore[reportArgumentType] - all that it calls is there
         while (info := tar.next()) is not None:
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - it would keep them all
             is_plain = info.isfile() and not info.issparse()
             if info.size < 0:
-                return start, f"holds {info.name!r} of {info.size} bytes; copy or pack it again"
+                return start, start + 1, f"holds {info.name!r} of {info.size} bytes; copy or pack it again"
             if (is_plain and info.offset_data + info.size > size) or tar.offset >= size + BLOCK:
-                return start, f"ends inside {info.name!r}: it is cut short; copy or pack it again"
+                return start, start + 1, f"ends inside {info.name!r}: it is cut short; copy or pack it again"
             if info.offset_data - start > BLOCK:
                 _check_long_headers(file, start, info.offset_data)
             yield Member(info.name, start, info.offset_data, info.size, info.isdir(), is_plain, info.issparse())
             start = tar.offset
+            lost_from = min(info.offset_data + info.size, start) if is_plain else start  # where bytes were lost, in what should be padding
             headers.begin()
     except (tarfile.TarError, ValueError, OverflowError, IndexError) as error:  # IndexError: of a sparse file's map that is cut
         if start > size:
-            return size, "ends inside the padding of a member: it is cut short; copy or pack it again"
-        return start, f"is not a readable tar after byte {start} ({error}); copy or pack it again"
-    return start, None
+            return size, size, "ends inside the padding of a member: it is cut short; copy or pack it again"
+        return start, start + 1, f"is not a readable tar after byte {start} ({error}); copy or pack it again"
+    return start, lost_from, None
 
 
 def _check_long_headers(file: BinaryIO, start: int, end: int) -> None:
