@@ -119,7 +119,7 @@ def decode_unseen_into(out: np.ndarray, payload: bytes, extension: str) -> None:
         decode_into(out, payload[facts.start :], facts.decoder, facts.width, facts.height, facts.channels)
         return
     with _unseen(payload) as image:
-        out[...] = _fitted(_upright(image), len(out), out.shape[2])
+        out[...] = _fitted(upright(image), len(out), out.shape[2])
 
 
 def decode_whole(payload: bytes, decoder: Decoder, width: int, height: int, channels: int) -> np.ndarray:
