@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from distgan.data.reader import decode
+from distgan.data.decoding import decode
 from distgan.data.writer import Sample, encode_png, write_shards
 from tests.digit_classifier import digits
 
@@ -77,7 +77,7 @@ def test_the_shards_of_the_example_hold_what_was_packed(directory: Path) -> None
     samples = list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False))
     images, labels = digits.load_images()
     assert [int(sample["cls"]) for sample in samples] == labels[:200].tolist()
-    assert all((decode(sample["png"], 32, 1)[0] == image).all() for sample, image in zip(samples, images, strict=False))
+    assert all((decode(sample["png"], 32, 1)[..., 0] == image).all() for sample, image in zip(samples, images, strict=False))
 
 
 def test_every_path_of_the_tree_exists() -> None:
