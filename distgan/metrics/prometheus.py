@@ -27,6 +27,8 @@ class Exporter:
         self._data_bytes = Counter("distgan_data_bytes", "Bytes of samples read", registry=registry)
         self._data_read_seconds = Counter("distgan_data_read_seconds", "Time of reading and checking, over all workers", registry=registry)
         self._data_decode_seconds = Counter("distgan_data_decode_seconds", "Time of decoding, over all workers", registry=registry)
+        self._cache_hits = Counter("distgan_cache_hits", "Samples of remote shards that came from the cache", registry=registry)
+        self._cache_misses = Counter("distgan_cache_misses", "Samples of remote shards that were read by ranges", registry=registry)
         self._skipped_samples = Counter("distgan_skipped_samples", "Damaged samples replaced by others", ["reason"], registry=registry)
         for reason in REASONS:
             self._skipped_samples.labels(reason)  # a counter that is not there yet raises no alert when it begins
@@ -58,6 +60,8 @@ class Exporter:
         self._data_bytes.inc(statistics.bytes)
         self._data_read_seconds.inc(statistics.read_seconds)
         self._data_decode_seconds.inc(statistics.decode_seconds)
+        self._cache_hits.inc(statistics.cache_hits)
+        self._cache_misses.inc(statistics.cache_misses)
         for reason, count in statistics.skipped.items():
             self._skipped_samples.labels(reason).inc(count)
 

@@ -39,10 +39,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "photos").mkdir()
     for number in range(2):
         (directory / "written" / f"{number:06d}.tar").rename(directory / "photos" / f"shard-{number:03d}.tar")
-    (directory / "photos-and-labels").mkdir()
-    for sample in samples[:64]:
-        (directory / "photos-and-labels" / f"{sample.key}.png").write_bytes(sample.png)
-        (directory / "photos-and-labels" / f"{sample.key}.cls").write_text(str(sample.label))
+    for number in range(100):
+        (directory / "pictures" / str(labels[number])).mkdir(parents=True, exist_ok=True)
+        (directory / "pictures" / str(labels[number]) / f"{number}.png").write_bytes(samples[number].png)
     (example,) = [block for block in _blocks("yaml") if block.startswith("# my.yaml")]
     (directory / "my.yaml").write_text(example)
     return directory

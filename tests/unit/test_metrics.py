@@ -52,7 +52,7 @@ def test_everything_measured_is_served_under_its_name(exporter: Exporter, tmp_pa
             with traffic.during("generator"):
                 traffic.count("all_reduce", torch.empty(0), 100.0, lambda: now.__setitem__(0, now[0] + 0.0625))
             state.iteration += 1
-            reporter.iteration(seconds=0.5, data=ReadStatistics(16, 4000, 0.25, 0.75, 0.125, Counter({"checksum": 1})))
+            reporter.iteration(seconds=0.5, data=ReadStatistics(16, 4000, 0.25, 0.75, 0.125, 10, 6, Counter({"checksum": 1})))
         reporter.interval()
         with exporter.checkpoint_seconds.time():
             pass
@@ -67,6 +67,8 @@ def test_everything_measured_is_served_under_its_name(exporter: Exporter, tmp_pa
         "distgan_data_bytes_total": 16000,
         "distgan_data_read_seconds_total": 1.0,
         "distgan_data_decode_seconds_total": 3.0,
+        "distgan_cache_hits_total": 40,
+        "distgan_cache_misses_total": 24,
         "distgan_skipped_samples_total{checksum}": 4,
         "distgan_skipped_samples_total{shard}": 0,
         "distgan_phase_seconds_total{generator}": 0.5,
