@@ -199,8 +199,7 @@ def _reader(
 
 def _plan(config: TrainConfig, manifest: Manifest) -> Plan:
     if config.data.balance_classes:
-        labels_per_shard = [np.array(shard.load_index()["label"]) for shard in manifest.shards]  # copies: a process has 65,530 mappings
-        return BalancedPlan(labels_per_shard, manifest.hash, config.run.seed)
+        return BalancedPlan(manifest.labels_by_shard(), manifest.hash, config.run.seed)
     samples_per_shard = np.array([shard.record.num_samples for shard in manifest.shards])
     return SamplePlan(samples_per_shard, manifest.hash, config.run.seed, config.data.shuffle_window)
 

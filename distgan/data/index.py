@@ -84,25 +84,12 @@ class Shard:
         """Whether the shard lies behind a URL."""
         return "://" in self.location
 
-    def bring_index(self) -> None:
-        """Have the index here, which may lie beside a remote shard.
-
-        Raises:
-            TransferError, ValueError: it cannot be brought, or is another one.
-        """
-        if self.is_remote:
-            from distgan.data.remote.shards import fetch_index  # an HTTP client, which takes longer to import than all the rest
-
-            fetch_index(self)
-
     def load_index(self) -> np.ndarray:
-        """The samples as a memory-mapped array of `grouping.SAMPLE`."""
-        self.bring_index()
+        """The samples as a memory-mapped array of `grouping.SAMPLE`; the index has to be here (`remote.shards.fetch_index`)."""
         return load_index(self.index_file, self.record.num_samples)
 
     def load_keys(self) -> list[str]:
         """The samples' keys."""
-        self.bring_index()
         return load_keys(self.index_file, self.record.num_samples)
 
 

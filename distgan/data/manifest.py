@@ -82,6 +82,16 @@ class Manifest:
             )
         return smallest
 
+    def labels_by_shard(self) -> list[np.ndarray]:
+        """For each shard, the labels of its samples: [num_samples] int32, NO_LABEL where there is none.
+
+        Raises:
+            TransferError, ValueError: the index of a remote shard cannot be brought, or is another one.
+        """
+        for shard in self.shards:
+            remote_shards.fetch_index(shard)
+        return [np.array(shard.load_index()["label"]) for shard in self.shards]  # copies: a process has 65,530 mappings
+
     def check_labels(self, option: str = "model.conditional", policy: DamagePolicy = FAIL) -> None:
         """Hold the samples without a label against the policy, together with those that are damaged; `option` is the switch that asks
         for labels.
@@ -94,6 +104,7 @@ class Manifest:
         if num_unlabelled == 0 or (policy.skip and policy.allows(num_lost, num_all)):
             return
         shard = next(shard for shard in self.shards if shard.record.num_labelled < shard.record.num_samples)
+        remote_shards.fetch_index(shard)
         number = int(np.flatnonzero(shard.load_index()["label"] == NO_LABEL)[0])
         budget = f" ({num_lost} of {num_all} samples are without one or damaged, more than data.max_skipped_share allows)"
         raise InputError(
@@ -105,6 +116,7 @@ class Manifest:
         """Raise InputError, naming one, if a sample has a label beyond `num_classes`."""
         for shard in self.shards:
             if shard.record.num_classes > num_classes:
+                remote_shards.fetch_index(shard)
                 labels = shard.load_index()["label"]
                 number = int(np.flatnonzero(labels >= num_classes)[0])
                 raise InputError(

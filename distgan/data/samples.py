@@ -118,8 +118,6 @@ class _OpenShard:
 
     def __init__(self, shard: Shard, file: ShardFile, verify: bool) -> None:
         self._shard, self.file = shard, file
-        if verify:
-            shard.bring_index()
         if verify and not shard.is_index_whole():
             raise ValueError("the index has another checksum")
         self.index = np.asarray(shard.load_index())  # indexing a memmap costs several times what indexing an array does

@@ -118,13 +118,13 @@ def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings)
 
 
 def fetch_index(shard: Shard) -> None:
-    """Bring the index that lies beside a shard, unless the right one is here.
+    """Bring the index that lies beside a remote shard, unless the right one is here.
 
     Raises:
         TransferError: it cannot be read.
         ValueError: it is not the one that the shard's record tells of.
     """
-    if shard.index_file.is_file() and shard.is_index_whole():
+    if not shard.is_remote or (shard.index_file.is_file() and shard.is_index_whole()):
         return
     content = storage.read_small(beside(shard.location, f"{shard.record.name}.index"), shard.record.index_bytes)
     if zlib.crc32(content) != shard.record.index_crc32:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from distgan.data.index import Shard
 from distgan.data.local_file import LocalFile, Range
 from distgan.data.remote.cache import CacheFullError, ShardCache
-from distgan.data.remote.shards import CacheSettings
+from distgan.data.remote.shards import CacheSettings, fetch_index
 from distgan.data.remote.storage import read_range
 from distgan.data.remote.transfer import ChangedShardError, RangesUnsupportedError, TransferError
 
@@ -27,7 +27,12 @@ class RemoteSources:
         self._pool = ThreadPoolExecutor(REQUESTS)
 
     def open(self, shard: Shard) -> "RemoteFile":
-        """A shard to read from."""
+        """A shard to read from, its index brought.
+
+        Raises:
+            TransferError, ValueError: the index cannot be brought, or is another one.
+        """
+        fetch_index(shard)
         return RemoteFile(shard, self._cache, self._pool, self._whole and shard.record.bytes <= SMALL_BYTES)
 
 

@@ -20,7 +20,7 @@ from distgan.data.manifest import Manifest, open_manifest
 from distgan.data.plan import SamplePlan
 from distgan.data.reader import Reader
 from distgan.data.remote import source, storage
-from distgan.data.remote.shards import CacheSettings, beside, directory_of, name_of
+from distgan.data.remote.shards import CacheSettings, beside, directory_of, fetch_index, name_of
 from distgan.data.remote.transfer import Patience
 from distgan.data.urls import resolve
 from distgan.errors import InputError, RunError
@@ -267,10 +267,20 @@ def test_requests_run_side_by_side(served: Path, server: Server, settings: Cache
     publish(served)
     remote = open_manifest(resolve(server.url(PATTERN)), cache=settings)
     for shard in remote.shards:
-        shard.load_index()
+        fetch_index(shard)
     assert source.REQUESTS >= 8
     for number in range(6):
         server.faults[f"/{number:04d}.tar"].latency_seconds = 0.2
     batches(remote, settings, count=4)
     gets = [request for request in server.requests if request.path.endswith(".tar") and "range" in request.headers]
     assert len({request.connection for request in gets}) > 2
+
+
+def test_labels_come_with_the_index_that_lies_beside_the_shards(served: Path, server: Server, settings: CacheSettings) -> None:
+    """And no shard comes for them."""
+    publish(served)
+    remote = open_manifest(resolve(server.url(PATTERN)), cache=settings)
+    assert np.concatenate(remote.labels_by_shard()).tolist() == [number % 10 for number in range(sum(SIZES))]
+    with pytest.raises(InputError, match=r"data\.num_classes is 9, but the sample '000009' of http://.*/0001\.tar has the label 9"):
+        remote.check_classes(9)
+    assert not [request for request in server.requests if request.path.endswith(".tar")]
