@@ -193,6 +193,27 @@ def test_a_stream_without_end_is_given_up_early(first: bytes, block: bytes) -> N
     assert peak_bytes < 16 * MAX_HEADER_BYTES
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (header(tarfile.XHDTYPE, 10**6) + b"1" * 10**6, "a header claims 1000000 bytes"),  # half an hour for tarfile
+        (header(tarfile.GNUTYPE_SPARSE, 512), "index out of range"),  # below, its map goes on after the end
+    ],
+)
+def test_hostile_headers_say_so(end: bytes, words: str) -> None:
+    if end[156:157] == tarfile.GNUTYPE_SPARSE:
+        goes_on = bytearray(end)
+        goes_on[482] = 1
+        goes_on[148:156] = b" " * 8
+        goes_on[148:156] = b"%06o\0 " % sum(goes_on)
+        end = bytes(goes_on)
+    members, error = read(make_tar(["a.png"], padded=False)[:-1024] + end)
+    assert as_written(members, ["a.png"])
+    assert error is not None
+    assert words in error
+
+
 def test_a_large_member_that_nobody_wants_is_passed_over() -> None:
     large = 64 << 20
     blocks = itertools.chain(
