@@ -11,7 +11,7 @@ from distgan.config import Data, TrainConfig
 from distgan.data import stream_urls, urls
 from distgan.data.augment import Augmentation
 from distgan.data.balanced_plan import BalancedPlan
-from distgan.data.damage import DamagePolicy, Skip
+from distgan.data.damage import FAIL, DamagePolicy, Skip
 from distgan.data.manifest import Manifest, open_manifest
 from distgan.data.plan import Plan, SamplePlan
 from distgan.data.reader import Reader, RealImages
@@ -80,10 +80,12 @@ def _check_indexed(config: TrainConfig) -> Preflight:
     try:
         size = manifest.image_size(config.data.resolution)
         problems += MODELS[config.model.name].problems(config.model, size)
+        # Where classes are balanced, what stands in for a sample is of its class: nothing does for one of no class, or beyond all.
+        label_policy = FAIL if config.data.balance_classes else damage_policy(config)
         if config.model.conditional:
-            manifest.check_labels("model.conditional", damage_policy(config))
-            manifest.check_classes(num_classes)
-        if config.data.balance_classes:  # whatever stands in for a sample is of its class, and none has none
+            manifest.check_labels("model.conditional", label_policy)
+            manifest.check_classes(num_classes, label_policy)
+        if config.data.balance_classes:
             manifest.check_labels("data.balance_classes")
     except InputError as error:
         raise InputError(problems + error.problems) from None
@@ -193,7 +195,7 @@ def _reader(
         policy,
         cache_settings(config) if any(shard.is_remote for shard in manifest.shards) else None,
         fetch,
-        needs_labels=config.model.conditional,
+        num_classes=preflight.num_classes,
     )
 
 

@@ -99,9 +99,8 @@ class Manifest:
         Raises:
             InputError: naming one of them.
         """
-        num_unlabelled = sum(shard.record.num_samples - shard.record.num_labelled for shard in self.shards)
-        num_lost, num_all = num_unlabelled + self.num_damaged, self.num_samples + self.num_damaged
-        if num_unlabelled == 0 or (policy.skip and policy.allows(num_lost, num_all)):
+        num_lost, num_all = self._num_unlabelled + self.num_damaged, self.num_samples + self.num_damaged
+        if self._num_unlabelled == 0 or (policy.skip and policy.allows(num_lost, num_all)):
             return
         shard = next(shard for shard in self.shards if shard.record.num_labelled < shard.record.num_samples)
         remote_shards.fetch_index(shard)
@@ -112,17 +111,29 @@ class Manifest:
             f"{budget if policy.skip else ''}; add the label or set {option} to false."
         )
 
-    def check_classes(self, num_classes: int) -> None:
-        """Raise InputError, naming one, if a sample has a label beyond `num_classes`."""
-        for shard in self.shards:
-            if shard.record.num_classes > num_classes:
-                remote_shards.fetch_index(shard)
-                labels = shard.load_index()["label"]
-                number = int(np.flatnonzero(labels >= num_classes)[0])
-                raise InputError(
-                    f"data.num_classes is {num_classes}, but the sample {shard.load_keys()[number]!r} of {shard.location} has the label "
-                    f"{labels[number]}; mend the label, or set data.num_classes to {self.num_classes}, one more than the highest."
-                )
+    def check_classes(self, num_classes: int, policy: DamagePolicy = FAIL) -> None:
+        """Hold the samples with a label beyond `num_classes` against the policy, together with those that have none or are damaged.
+
+        Raises:
+            InputError: naming one of them.
+        """
+        beyond = [shard for shard in self.shards if shard.record.num_classes > num_classes]
+        for shard in beyond:
+            remote_shards.fetch_index(shard)
+        num_beyond = sum(int((shard.load_index()["label"] >= num_classes).sum()) for shard in beyond)
+        num_lost, num_all = num_beyond + self._num_unlabelled + self.num_damaged, self.num_samples + self.num_damaged
+        if num_beyond == 0 or (policy.skip and policy.allows(num_lost, num_all)):
+            return
+        labels = beyond[0].load_index()["label"]
+        number = int(np.flatnonzero(labels >= num_classes)[0])
+        raise InputError(
+            f"data.num_classes is {num_classes}, but the sample {beyond[0].load_keys()[number]!r} of {beyond[0].location} has the label "
+            f"{labels[number]}; mend the label, or set data.num_classes to {self.num_classes}, one more than the highest."
+        )
+
+    @property
+    def _num_unlabelled(self) -> int:
+        return sum(shard.record.num_samples - shard.record.num_labelled for shard in self.shards)
 
 
 def open_manifest(locations: Sequence[str | Path], policy: DamagePolicy = FAIL, cache: CacheSettings | None = None) -> Manifest:

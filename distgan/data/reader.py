@@ -72,7 +72,7 @@ class Reader:
             only the parts that this rank needs are read.
         policy: what to do about a damaged sample. One that is skipped is replaced by the sample at its place in a later epoch:
             a pure function of its number, so that every rank keeps step and a resumed run sees the same.
-        needs_labels: take a sample without a label for a damaged one.
+        num_classes: every sample must have a label below it, else it is taken for a damaged one; None: it may have any, or none.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Reader:
         policy: DamagePolicy = FAIL,
         cache: CacheSettings | None = None,
         fetch: bool = True,
-        needs_labels: bool = False,
+        num_classes: int | None = None,
     ) -> None:
         self._plan, self._layout, self._policy, self._pin_memory = plan, layout, policy, pin_memory
-        self._needs_labels = needs_labels
+        self._num_classes = num_classes
         self._shape = SliceShape(layout.slice_size, image_size, channels)
         self._shards, self._num_damaged = manifest.shards, manifest.num_damaged
         self._own = SampleReader(self._shards, cache, fetch)
@@ -125,7 +125,7 @@ class Reader:
         else:
             problems, statistics = self._own.read(*next(self._places), images.numpy(), labels.numpy())
         self._statistics += statistics
-        for problem in [*problems, *self._without_labels(numbers, 0, labels.numpy(), problems)]:
+        for problem in [*problems, *self._mislabelled(numbers, 0, labels.numpy(), problems)]:
             self._replace(problem, int(numbers[problem.row]), images.numpy(), labels.numpy())
         self._statistics.wait_seconds += time.perf_counter() - begin
         return RealSlice(images.permute(0, 3, 1, 2), labels, numbers)
@@ -164,22 +164,27 @@ class Reader:
             place = self._plan.locate(np.array([number]), epochs_later)
             problems, statistics = self._own.read(*place, images[row], labels[row])
             self._statistics += statistics
-            problems = problems or self._without_labels(np.array([number]), epochs_later, labels[row], problems)
+            problems = problems or self._mislabelled(np.array([number]), epochs_later, labels[row], problems)
             if not problems:
                 return
             problem = problems[0]
         raise DamagedSampleError(f"{MAX_REPLACEMENTS} samples in a row are damaged. {problem.sentence}")
 
-    def _without_labels(self, numbers: np.ndarray, epochs_later: int, labels: np.ndarray, problems: list[Problem]) -> list[Problem]:
-        """A problem for each sample that lacks a needed label, and has none yet."""
-        if not self._needs_labels or not (labels == NO_LABEL).any():
+    def _mislabelled(self, numbers: np.ndarray, epochs_later: int, labels: np.ndarray, problems: list[Problem]) -> list[Problem]:
+        """A problem for each sample that has not the label it needs, and no problem yet."""
+        if self._num_classes is None:
             return []
-        rows = np.setdiff1d(np.flatnonzero(labels == NO_LABEL), [problem.row for problem in problems])
+        is_mislabelled = (labels == NO_LABEL) | (labels >= self._num_classes)
+        is_mislabelled[[problem.row for problem in problems]] = False
+        rows = np.flatnonzero(is_mislabelled)
+        if len(rows) == 0:
+            return []
         found = []
         for row, number, place in zip(rows.tolist(), *self._plan.locate(numbers[rows], epochs_later), strict=True):
             shard = self._shards[number]
             key = shard.load_keys()[place]
-            found.append(Problem(row, number, place, key, "label", f"The sample {key!r} of {shard.location} has no label (.cls)."))
+            what = "no label (.cls)" if labels[row] == NO_LABEL else f"the label {labels[row]}, but there are {self._num_classes} classes"
+            found.append(Problem(row, number, place, key, "label", f"The sample {key!r} of {shard.location} has {what}."))
         return found
 
     def _count(self, problem: Problem) -> None:

@@ -541,6 +541,18 @@ def test_samples_without_a_label_are_held_against_the_budget(directory: Path) ->
         open_(directory).check_labels(policy=DamagePolicy(skip=True, max_skipped_share=0.19))
 
 
+def test_labels_beyond_the_classes_are_held_against_the_budget(directory: Path) -> None:
+    """With those that are missing."""
+    members = [("a.png", encode(noise(0))), ("b.png", encode(noise(1))), ("b.cls", b"7"), ("c.png", encode(noise(2))), ("c.cls", b"1000")]
+    write_tar(directory / "0001.tar", members)
+    opened = open_(directory)
+    opened.check_classes(1001)
+    for policy in (DamagePolicy(), DamagePolicy(skip=True, max_skipped_share=0.24)):
+        with pytest.raises(InputError, match=r"data\.num_classes is 10, but the sample 'c' of .*0001\.tar has the label 1000"):
+            opened.check_classes(10, policy)
+    opened.check_classes(10, DamagePolicy(skip=True, max_skipped_share=0.25))
+
+
 def test_records_are_values(directory: Path) -> None:
     """Two manifests are equal when all that they say is."""
     opened = open_(directory)

@@ -280,23 +280,23 @@ def test_a_shard_that_is_gone_is_skipped_sample_by_sample(damaged: Manifest) -> 
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_samples_without_a_needed_label_are_replaced(shards: Path, num_workers: int) -> None:
+def test_samples_without_the_label_they_need_are_replaced(shards: Path, num_workers: int) -> None:
     """Also where one of them would stand in for another, and in rows behind the first."""
-    members = [member for member in sample_members(range(6, 12)) if member[0] not in ("000007.cls", "000008.cls", "000010.cls")]
-    write_tar(shards / "0001.tar", members)
+    members = [member for member in sample_members(range(6, 12)) if member[0] not in ("000007.cls", "000010.cls")]
+    write_tar(shards / "0001.tar", [(name, b"1000000" if name == "000008.cls" else content) for name, content in members])
     opened = open_(shards)
-    plan = plan_of(opened)
-    with contextlib.closing(
-        Reader(opened, plan, BatchLayout(6, 1, 1, 0), 8, 1, num_workers, policy=DamagePolicy(True, 0.25), needs_labels=True)
-    ) as slices:
+    reader = Reader(opened, plan_of(opened), BatchLayout(6, 1, 1, 0), 8, 1, num_workers, policy=DamagePolicy(True, 0.25), num_classes=10)
+    with contextlib.closing(reader) as slices:
         images, labels, _ = joined(take(slices, 12))
         statistics, skips = slices.take_statistics(), slices.take_skips()
     found = numbers_of(images)
     assert labels == [number % 10 for number in found]
     assert set(found) == {*range(7), 9, 11}
     assert statistics.skipped["label"] >= 18
-    assert sorted(skip.key for skip in skips) == ["000007", "000008", "000010"]
-    assert all("has no label" in skip.reason for skip in skips)
+    reasons = {skip.key: skip.reason for skip in skips}
+    assert sorted(reasons) == ["000007", "000008", "000010"]
+    assert "has no label" in reasons["000007"]
+    assert "has the label 1000000, but there are 10 classes" in reasons["000008"]
 
 
 def test_all_samples_damaged_ends_it(damaged: Manifest) -> None:
