@@ -9,6 +9,7 @@ TypeError, SyntaxError, struct.error), so all of it, want of memory aside, means
 """
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,7 +163,10 @@ def decode(payload: bytes, side: int, channels: int) -> np.ndarray:
 def _unseen(payload: bytes) -> Iterator[Image.Image]:
     """An image that nobody has looked at; whatever Pillow raises within this is an UnreadableImageError."""
     try:
-        with _opened(payload) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is below the one of which it warns
+            opened = _opened(payload)
+        with opened as image:
             if image.width * image.height > MAX_PIXELS or max(image.size) > np.iinfo(np.uint16).max:
                 raise UnreadableImageError(f"which is of {image.width}x{image.height} pixels; scale it down")
             yield image

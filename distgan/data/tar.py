@@ -85,6 +85,8 @@ def _items(file: BinaryIO, size: int) -> Iterator[Member | Gap]:
 
 
 def _gap(start: int, end: int, size: int) -> Gap:
+    if start == end:
+        return Gap(start, end, f"is damaged before byte {start}, where bytes are missing; copy or pack it again")
     where = f"from byte {start} to byte {end}" if end < size else f"from byte {start} on"
     return Gap(start, end, f"is damaged {where}, where no member can be read; copy or pack it again")
 
