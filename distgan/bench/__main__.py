@@ -4,6 +4,7 @@ python -m distgan.bench ops --out bench.json
 python -m distgan.bench ops --only tiny --only forward --seconds 1
 python -m distgan.bench engines --ranks 1 2 4 --config launch/recipes/digits-sngan.yaml
 python -m distgan.bench data --workers 2
+python -m distgan.bench damage --only "code in the data"
 """
 
 import argparse
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from distgan.bench import data, engines, goals, ops
+from distgan.bench import damage, data, engines, goals, ops
+from distgan.bench.damage import command as damage_command
 from distgan.bench.data import command as data_command
 from distgan.bench.engines import command
 from distgan.bench.machine import Machine
@@ -42,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.benchmark == "data":
             report = data_command.report(options)
             print(report.head(), "", report.tables(), sep="\n")
+            return EXIT_DONE
+        if options.benchmark == "damage":
+            report = damage_command.report(options)
+            print(report.head(), "", report.tables(), "", report.sentences(), sep="\n")
             return EXIT_DONE
         device = _checked_device(options)
         torch.set_num_threads(options.threads)
@@ -118,6 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_options(compared)
     images = benchmarks.add_parser("data", help="images/s beside webdataset and files", description=data.__doc__)
     data_command.add_options(images)
+    damaged = benchmarks.add_parser(
+        "damage", help="what webdataset and distgan make of damaged and hostile shards", description=damage.__doc__
+    )
+    damage_command.add_options(damaged)
     return parser
 
 
