@@ -94,7 +94,7 @@ def _local(url: str, pattern: str) -> list[Path]:
             if not inside:
                 raise InputError(
                     f"data.url is {url!r}, but {path} holds no *.tar file; set data.url to where the shards are, "
-                    f"or pack images and labels: python -m distgan.data pack {path} shards"
+                    f"or pack the images there (python -m distgan.data pack {path} shards)."
                 )
             shards += inside
         else:

@@ -319,7 +319,7 @@ BAD_INPUTS: dict[str, tuple[Prepare, list[str]]] = {
         ["data.url is '/nowhere/x-{000..003}.tar'", "matches nothing"],
     ),
     "a directory without shards": (lambda directory: ["--data.url", str(directory)], ["data.url is", "holds no *.tar file"]),
-    "a remote address": (_with("--data.url", "s3://bucket/x.tar"), ["data.url is 's3://bucket/x.tar'", "only local files"]),
+    "an address of another kind": (_with("--data.url", "ftp://host/x.tar"), ["data.url begins with 'ftp:'", "https://, s3:// or gs://"]),
     "a command where samples are read by their places": (
         _with("--data.url", "pipe:cat x.tar"),
         ["data.url is 'pipe:cat x.tar', a command, but data.mode is 'indexed'", "set data.mode to stream"],
