@@ -1,5 +1,6 @@
 """Samples/s of the contestants in turns, and what a training run waits."""
 
+import contextlib
 import math
 import random
 import statistics
@@ -98,9 +99,12 @@ def _turn(batches: Batches, batch_size: int, seconds: float) -> tuple[float, flo
 
 
 def _cpu_seconds() -> float:
-    """Of this process and all that it has started and that still run."""
-    own = psutil.Process()
-    return sum(sum(process.cpu_times()[:2]) for process in [own, *own.children(recursive=True)])
+    """Of this process and all that it has started; of those that have ended (webdataset's curl) if somebody has waited for them."""
+    own, seconds = psutil.Process(), 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since it was listed
+            seconds += sum(process.cpu_times()[:4])
+    return seconds
 
 
 def _check(images: ImageSet, batches: dict[str, Batches]) -> None:
