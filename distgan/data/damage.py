@@ -16,11 +16,18 @@ class DamagedSampleError(RunError):
 
 @dataclass(frozen=True)
 class Skip:
-    """A damaged sample that was replaced by another one; `reason` is a sentence."""
+    """A damaged sample that was replaced by another one.
+
+    Attributes:
+        key: of the sample; empty where nobody can tell.
+        reason: a sentence; that a shard cannot be read is the same for all of its samples.
+        place: in the shard; None: of a stream, and of what was found at indexing.
+    """
 
     shard: str
     key: str
     reason: str
+    place: int | None = None
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,8 @@ class Reader:
         if len(rows) == 0:
             return []
         found = []
-        for row, number, place in zip(rows.tolist(), *self._plan.locate(numbers[rows], epochs_later), strict=True):
+        shards, places = self._plan.locate(numbers[rows], epochs_later)
+        for row, number, place in zip(rows.tolist(), shards.tolist(), places.tolist(), strict=True):
             shard = self._shards[number]
             key = shard.load_keys()[place]
             what = "no label (.cls)" if labels[row] == NO_LABEL else f"the label {labels[row]}, but there are {self._num_classes} classes"
@@ -198,5 +199,5 @@ class Reader:
         if (problem.shard, problem.place) in self._skipped:
             return
         self._skipped.add((problem.shard, problem.place))
-        self._new_skips.append(Skip(self._shards[problem.shard].location, problem.key, problem.sentence))
+        self._new_skips.append(Skip(self._shards[problem.shard].location, problem.key, problem.sentence, problem.place))
         self._policy.check_skipped(len(self._skipped), self._num_damaged, self._plan.num_samples, self._new_skips[-1])

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -295,6 +296,7 @@ def test_samples_without_the_label_they_need_are_replaced(shards: Path, num_work
     assert statistics.skipped["label"] >= 18
     reasons = {skip.key: skip.reason for skip in skips}
     assert sorted(reasons) == ["000007", "000008", "000010"]
+    assert sorted(json.dumps(skip.place) for skip in skips) == ["1", "2", "4"], "ranks tell each other"
     assert "has no label" in reasons["000007"]
     assert "has the label 1000000, but there are 10 classes" in reasons["000008"]
 
