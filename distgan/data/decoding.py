@@ -10,6 +10,7 @@ TypeError, SyntaxError, struct.error), so all of it, want of memory aside, means
 
 import io
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ MAX_PIXELS = 2**26  # of one image: 192 MiB in memory; more is taken for a decom
 RAW_EXTENSION = "npy"
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm"})
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
+_PNG = b"\x89PNG\r\n\x1a\n"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")  # of EXTENSIONS, by Pillow's names
 _MAX_NPY_HEADER_BYTES = 1000
 _TURNS: dict[object, Image.Transpose] = {  # by EXIF's orientation: what turns the stored image upright
@@ -159,9 +161,27 @@ def decode(payload: bytes, side: int, channels: int) -> np.ndarray:
         raise UnreadableImageError(str(error)) from None
 
 
+def _check_chunks(png: bytes) -> None:
+    """Hold every chunk of a PNG against its CRC (RFC 2083, 3.4), up to the last one.
+
+    Decoders do not: they stop when they have enough pixels, and never come to the checksums behind. Of the embedded digits' flipped bits
+    every 22nd gives other pixels by Pillow and every second by libspng, without a word.
+    """
+    content = memoryview(png)
+    start, kind = len(_PNG), b""
+    while kind != b"IEND":
+        end = start + 8 + int.from_bytes(content[start : start + 4], "big")  # of length, kind and data
+        kind = bytes(content[start + 4 : start + 8])
+        if len(png) < end + 4 or zlib.crc32(content[start + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            raise UnreadableImageError("which is not a readable image; pack it again")
+        start = end + 4
+
+
 @contextmanager
 def _unseen(payload: bytes) -> Iterator[Image.Image]:
     """An image that nobody has looked at; whatever Pillow raises within this is an UnreadableImageError."""
+    if payload.startswith(_PNG):
+        _check_chunks(payload)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is below the one of which it warns

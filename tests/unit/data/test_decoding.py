@@ -285,6 +285,22 @@ def test_a_broken_exif_is_no_crash(extension: str, seed: int) -> None:
     assert readable > 200
 
 
+def test_every_flipped_bit_of_a_png_is_seen() -> None:
+    """Pillow and libspng stop when they have enough pixels, before the checksums: of these bits they miss 5 and 86."""
+    pixels = np.zeros((32, 32), np.uint8)
+    pixels[8:20, 10:16] = 200
+    payload = encode(pixels)
+    for bit in range(8 * len(payload)):
+        flipped = bytearray(payload)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(UnreadableImageError):
+            inspect(bytes(flipped), "png")
+    for length in range(len(payload)):
+        with pytest.raises(UnreadableImageError):
+            inspect(payload[:length], "png")
+    assert np.array_equal(read(payload + b"what follows a png", 32, 1)[..., 0], pixels)
+
+
 def _with_checksums(png: bytes) -> bytes:
     """With the right CRC in every chunk."""
     fixed, place = png[:8], 8
