@@ -142,5 +142,6 @@ def outcome(contestant: str, lines: Iterable[Line], directory: str, batch_size: 
 def _shortened(text: str, directory: str) -> str:
     """In a line, without the names of this run's own directories and ports."""
     text = text.replace(f"{directory}/", "").replace(directory, ".").replace(f"{tempfile.gettempdir()}/", "")
-    text = re.sub(r"\s+", " ", re.sub(r"(127\.0\.0\.1):\d+", r"\1", text)).strip()
+    text = re.sub(r"\btmp\w{8}\b", "a temporary file", re.sub(r"(127\.0\.0\.1):\d+", r"\1", text))
+    text = re.sub(r"\s+", " ", text).strip()
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} ..."

@@ -1,8 +1,12 @@
 """Damage to the bytes of a shard, and samples that are not what they should be."""
 
 import functools
+import io
 import os
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from distgan.bench.damage.cases import Case, Member, damage, encode, members, pack, pixels
 
@@ -79,11 +83,34 @@ def _(directory: Path) -> None:
     shard.write_bytes(content)
 
 
+def _with_flipped_png(directory: Path, is_seen: bool) -> None:
+    """The first bit from the middle on that makes the image one that Pillow refuses, or another one for it, in which it sees nothing."""
+    shard, content, places = _packed(directory)
+    image = encode(pixels(7))
+    for bit in range(4 * len(image), 8 * len(image)):
+        flipped = bytearray(image)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            decoded = np.asarray(Image.open(io.BytesIO(flipped)))
+        except OSError:
+            decoded = None
+        is_other = decoded is None or not np.array_equal(decoded, pixels(7))
+        if is_other and is_seen == (decoded is None):
+            start = places[f"{_HIT}.png"][1]
+            content[start : start + len(image)] = flipped
+            break
+    shard.write_bytes(content)
+
+
 @_tar("a flipped bit in a png", whole=19)
 def _(directory: Path) -> None:
-    shard, content, places = _packed(directory)
-    content[places[f"{_HIT}.png"][1] + 400] ^= 1
-    shard.write_bytes(content)
+    _with_flipped_png(directory, is_seen=True)
+
+
+@_tar("a flipped bit in a png that decoders miss", whole=19)
+def _(directory: Path) -> None:
+    """They stop when they have enough pixels, and do not come to the checksums behind."""
+    _with_flipped_png(directory, is_seen=False)
 
 
 def _with_flipped_bmp(directory: Path, name: str) -> Path:

@@ -12,12 +12,13 @@ from distgan.bench.damage.cases import NUM_SAMPLES, Case, damage, members, pack
 _set = functools.partial(damage, "sets of shards")
 
 
-def _shards(directory: Path, sizes: Sequence[int], first: int = 0) -> list[str]:
+def _shards(directory: Path, sizes: Sequence[int], extension: str = "png") -> list[str]:
     """Shards of so many samples each, which are numbered through."""
     shards = []
+    first = 0
     for number, size in enumerate(sizes):
         shard = directory / f"{number:03d}.tar"
-        pack(shard, members(range(first, first + size)))
+        pack(shard, members(range(first, first + size), extension))
         shards.append(str(shard))
         first += size
     return shards
