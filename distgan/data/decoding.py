@@ -164,7 +164,7 @@ def decode(payload: bytes, side: int, channels: int) -> np.ndarray:
 def _check_chunks(png: bytes) -> None:
     """Hold every chunk of a PNG against its CRC (RFC 2083, 3.4), up to the last one.
 
-    Decoders do not: they stop when they have enough pixels, and never come to the checksums behind. Of the embedded digits' flipped bits
+    Decoders do not: they stop when they have enough pixels, and never come to the checksums behind. Of one digit's flipped bits
     every 22nd gives other pixels by Pillow and every second by libspng, without a word.
     """
     content = memoryview(png)

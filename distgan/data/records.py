@@ -10,7 +10,7 @@ from distgan.data.index import ShardRecord
 from distgan.errors import InputError
 from distgan.files import write_atomically
 
-VERSION = 2  # of the files; indexes of another version are made anew
+VERSION = 3  # of the files; indexes of another version are made anew
 TOTALS, SHARDS = "manifest.json", "shards.jsonl"
 _HASH_VERSION = 1  # of what the hash is taken over: it names the order of a run's samples
 
