@@ -59,6 +59,12 @@ def die_with_parent(parent: int) -> None:
         sys.exit(1)
 
 
+def outlive_stop_signals() -> None:
+    """In a process that helps a rank: SIGTERM and Ctrl-C come to the whole group, and the rank still wants to finish its step."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def leave(code: int) -> NoReturn:
     """End the process with this exit code, without taking the interpreter and torch apart.
 

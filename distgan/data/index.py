@@ -82,7 +82,7 @@ class Shard:
     @property
     def is_remote(self) -> bool:
         """Whether the shard lies behind a URL."""
-        return "://" in self.location
+        return is_remote(self.location)
 
     def load_index(self) -> np.ndarray:
         """The samples as a memory-mapped array of `grouping.SAMPLE`; the index has to be here (`remote.shards.fetch_index`)."""
@@ -91,6 +91,11 @@ class Shard:
     def load_keys(self) -> list[str]:
         """The samples' keys."""
         return load_keys(self.index_file, self.record.num_samples)
+
+
+def is_remote(location: str) -> bool:
+    """Whether a shard's location, or its directory's, is a URL."""
+    return "://" in location
 
 
 def index_path(shard: Path, index_directory: Path) -> Path:

@@ -4,18 +4,16 @@ The index lies beside the shards, or in the user's cache where that cannot be wr
 """
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import platformdirs
 from tqdm import tqdm
 
 from distgan.data import index
 from distgan.data.index import Shard, ShardRecord
 from distgan.data.parallel import in_processes
-from distgan.data.records import read_records, write_records
+from distgan.data.records import directory_in_cache, read_records, write_records
 from distgan.errors import InputError
 from distgan.files import locked
 
@@ -42,7 +40,7 @@ def open_directory(directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
 def recorded(directory: Path) -> list[Shard]:
     """Every shard that was indexed in `directory`, as it was then, whatever has become of it since. Reads no shard, writes nothing."""
     by_name: dict[str, Shard] = {}
-    for index_directory in (directory, _cache_directory(directory)):
+    for index_directory in (directory, directory_in_cache(str(directory))):
         for name, record in read_records(index_directory).items():
             shard = Shard(str(directory / name), index_directory, record)
             by_name[name] = max(by_name.get(name, shard), shard, key=_likeness)
@@ -89,7 +87,7 @@ def _index_directory(directory: Path) -> Path:
     """The shards' own directory if it can be written, else one of the user's cache."""
     if os.access(directory, os.W_OK):
         return directory
-    elsewhere = _cache_directory(directory)
+    elsewhere = directory_in_cache(str(directory))
     try:
         elsewhere.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -100,20 +98,15 @@ def _index_directory(directory: Path) -> Path:
     return elsewhere
 
 
-def _cache_directory(directory: Path) -> Path:
-    name = hashlib.sha256(str(directory).encode()).hexdigest()[:32]
-    return Path(platformdirs.user_cache_dir("distgan")) / "indexes" / name
-
-
 def _is_stale(path: Path, index_directory: Path, record: ShardRecord | None) -> bool:
     """Whether the shard must be read again. A newer time alone (a copy) is settled by the checksum."""
-    if record is None or not Shard(str(path), index_directory, record).has_its_sizes():
+    shard = record and Shard(str(path), index_directory, record)
+    if record is None or shard is None or not shard.has_its_sizes():
         return True
-    index_file = index.index_path(path, index_directory)
-    if path.stat().st_mtime_ns <= index_file.stat().st_mtime_ns:
+    if path.stat().st_mtime_ns <= shard.index_file.stat().st_mtime_ns:
         return False
     if index.sha256_of(path) != record.sha256:
         return True
     with contextlib.suppress(OSError):  # read-only: the checksum will be asked again
-        os.utime(index_file)
+        os.utime(shard.index_file)
     return False

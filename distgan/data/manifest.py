@@ -17,7 +17,7 @@ import numpy as np
 from distgan.data import local_shards
 from distgan.data.damage import FAIL, DamagePolicy, Skip
 from distgan.data.grouping import NO_LABEL
-from distgan.data.index import Shard, ShardRecord
+from distgan.data.index import Shard, ShardRecord, is_remote
 from distgan.data.records import hash_of
 from distgan.data.remote import shards as remote_shards
 from distgan.data.remote.shards import CacheSettings
@@ -162,12 +162,12 @@ def index_shards(locations: Sequence[str | Path], cache: CacheSettings | None = 
         by_directory.setdefault(_directory(name), []).append(name)
     opened: dict[str, Shard] = {}
     for directory, inside in by_directory.items():
-        if _is_remote(directory):
+        if is_remote(directory):
             assert cache is not None
             found = remote_shards.open_directory(directory, inside, cache)
         else:
             found = local_shards.open_directory(Path(directory), [Path(name) for name in inside])
-        opened |= {name: found[remote_shards.name_of(name) if _is_remote(name) else Path(name).name] for name in inside}
+        opened |= {name: found[remote_shards.name_of(name) if is_remote(name) else Path(name).name] for name in inside}
     shards = _with_open_damages_counted([opened[name] for name in names])
     readable = tuple(shard for shard in shards if shard.record.num_samples > 0)
     unreadable = tuple(shard for shard in shards if shard.record.num_samples == 0)
@@ -190,9 +190,5 @@ def _with_open_damages_counted(shards: list[Shard]) -> list[Shard]:
     return [replace(shard, record=counted(shard.record)) if open_ else shard for shard, open_ in zip(shards, is_open, strict=True)]
 
 
-def _is_remote(location: str) -> bool:
-    return "://" in location
-
-
 def _directory(location: str) -> str:
-    return remote_shards.directory_of(location) if _is_remote(location) else str(Path(location).parent)
+    return remote_shards.directory_of(location) if is_remote(location) else str(Path(location).parent)

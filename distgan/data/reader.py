@@ -2,9 +2,9 @@
 
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,31 +32,40 @@ class RealSlice:
     numbers: np.ndarray  # [n] int64: the samples' numbers in the run
 
 
-class RealImages(Protocol):
-    """Where the real images come from: `Reader`, or `streaming.StreamReader`."""
+class RealImages(ABC):
+    """Where the real images come from, without end: `Reader`, or `streaming.StreamReader`."""
 
+    def __init__(self) -> None:
+        self._statistics: ReadStatistics = ReadStatistics()
+        self._new_skips: list[Skip] = []
+
+    def __iter__(self) -> Iterator[RealSlice]:
+        return self
+
+    @abstractmethod
     def __next__(self) -> RealSlice:
         """The next slice.
 
         Raises:
             DamagedSampleError: a sample cannot be read, and the run is not to go on without it.
         """
-        ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop reading ahead."""
 
     def take_statistics(self) -> ReadStatistics:
         """What was read since the last call."""
-        ...
+        taken, self._statistics = self._statistics, ReadStatistics()
+        return taken
 
     def take_skips(self) -> list[Skip]:
         """The samples that were skipped for the first time since the last call."""
-        ...
-
-    def close(self) -> None:
-        """Stop reading ahead."""
-        ...
+        taken, self._new_skips = self._new_skips, []
+        return taken
 
 
-class Reader:
+class Reader(RealImages):
     """An endless iterator of `RealSlice`: the slices of batch `first_batch`, then of the next one, in order.
 
     Args:
@@ -90,6 +99,7 @@ class Reader:
         fetch: bool = True,
         num_classes: int | None = None,
     ) -> None:
+        super().__init__()
         self._plan, self._layout, self._policy, self._pin_memory = plan, layout, policy, pin_memory
         self._num_classes = num_classes
         self._shape = SliceShape(layout.slice_size, image_size, channels)
@@ -104,11 +114,6 @@ class Reader:
             for worker in self._workers:
                 worker.submit(*next(self._places))
         self._skipped: set[tuple[int, int]] = set()
-        self._statistics = ReadStatistics()
-        self._new_skips: list[Skip] = []
-
-    def __iter__(self) -> Iterator[RealSlice]:
-        return self
 
     def __next__(self) -> RealSlice:
         begin = time.perf_counter()
@@ -129,16 +134,6 @@ class Reader:
             self._replace(problem, int(numbers[problem.row]), images.numpy(), labels.numpy())
         self._statistics.wait_seconds += time.perf_counter() - begin
         return RealSlice(images.permute(0, 3, 1, 2), labels, numbers)
-
-    def take_statistics(self) -> ReadStatistics:
-        """What was read since the last call."""
-        taken, self._statistics = self._statistics, ReadStatistics()
-        return taken
-
-    def take_skips(self) -> list[Skip]:
-        """The samples that were skipped for the first time since the last call."""
-        taken, self._new_skips = self._new_skips, []
-        return taken
 
     def close(self) -> None:
         """Stop reading ahead."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import platformdirs
+
 from distgan.data.index import ShardRecord
 from distgan.errors import InputError
 from distgan.files import write_atomically
@@ -19,6 +21,11 @@ def hash_of(records: Sequence[ShardRecord]) -> str:
     """The SHA-256 that names the content of these shards in this order."""
     lines = [json.dumps([_HASH_VERSION, record.name, record.bytes, record.sha256, record.num_samples]) for record in records]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def directory_in_cache(place: str) -> Path:
+    """Where in the user's cache the files lie that cannot lie beside the shards; `place` is their directory, or its URL."""
+    return Path(platformdirs.user_cache_dir("distgan")) / "indexes" / hashlib.sha256(place.encode()).hexdigest()[:32]
 
 
 def parse_records(totals: bytes, lines: bytes) -> dict[str, ShardRecord]:

@@ -100,9 +100,12 @@ class SampleReader:
         return problems, statistics
 
     def _opened(self, number: int) -> "_OpenShard":
-        shard = self._shards[number]
-        file = LocalFile(shard.path, shard.record.bytes) if self._remote is None or not shard.is_remote else self._remote.open(shard)
-        opened = _OpenShard(shard, file, verify=number not in self._verified)
+        shard, is_new = self._shards[number], number not in self._verified
+        if self._remote is None or not shard.is_remote:
+            file = LocalFile(shard.path, shard.record.bytes)
+        else:
+            file = self._remote.open(shard, verify_index=is_new)
+        opened = _OpenShard(shard, file, verify=is_new)
         self._verified.add(number)
         return opened
 

@@ -21,10 +21,11 @@ from webdataset.shardlists import ResampledShards
 from distgan.batch import BatchLayout
 from distgan.data.damage import FAIL, DamagedSampleError, DamagePolicy, Skip
 from distgan.data.decoding import UnreadableImageError, decode_unseen_into
-from distgan.data.reader import MAX_REPLACEMENTS, RealSlice
+from distgan.data.reader import MAX_REPLACEMENTS, RealImages, RealSlice
 from distgan.data.samples import ReadStatistics
 from distgan.data.stream_samples import StreamedSample, StreamProblem, samples_of, shuffled
 from distgan.data.worker import SliceShape
+from distgan.process import outlive_stop_signals
 from distgan.randomness import Randomness
 
 APPROXIMATE = (
@@ -35,7 +36,7 @@ APPROXIMATE = (
 T = TypeVar("T")
 
 
-class StreamReader:
+class StreamReader(RealImages):
     """An endless iterator of `RealSlice`, as `Reader` is; which images come depends on ranks, workers, and the batch it began with.
 
     Args:
@@ -63,6 +64,7 @@ class StreamReader:
         pin_memory: bool = False,
         policy: DamagePolicy = FAIL,
     ) -> None:
+        super().__init__()
         self._layout, self._policy, self._pin_memory = layout, policy, pin_memory
         self._shape = SliceShape(layout.slice_size, image_size, channels)
         self._next_slice = first_batch * layout.accumulation_steps
@@ -80,13 +82,8 @@ class StreamReader:
         )
         self._slices: Iterator[_StreamedSlice] = iter(loader)
         os.close(watched)
-        self._statistics = ReadStatistics()
         self._num_read = self._num_skipped = 0
         self._told: set[tuple[str, str]] = set()
-        self._new_skips: list[Skip] = []
-
-    def __iter__(self) -> Iterator[RealSlice]:
-        return self
 
     def __next__(self) -> RealSlice:
         begin = time.perf_counter()
@@ -105,16 +102,6 @@ class StreamReader:
         self._next_slice += 1
         self._statistics.wait_seconds += time.perf_counter() - begin
         return RealSlice(images.permute(0, 3, 1, 2), labels, numbers)
-
-    def take_statistics(self) -> ReadStatistics:
-        """What was read since the last call."""
-        taken, self._statistics = self._statistics, ReadStatistics()
-        return taken
-
-    def take_skips(self) -> list[Skip]:
-        """The samples that were skipped for the first time since the last call."""
-        taken, self._new_skips = self._new_skips, []
-        return taken
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -209,9 +196,8 @@ def _as_it_is(item: T) -> T:
 
 
 def _begin_worker(watched: int, lifeline: int, worker: int) -> None:
-    """In a worker: outlive what is sent to every process of the run, as the rank still wants to finish its step; end when the rank does."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    """In a worker: end when the rank does, and not before."""
+    outlive_stop_signals()
     os.setpgid(0, 0)  # with the commands that it starts
     signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN: they would inherit that
     os.close(lifeline)  # its own copy, so that the rank's is the last one

@@ -1,6 +1,5 @@
 """What a worker process runs: python -m distgan.data.worker_process SOCKET MEMORY; see worker.py."""
 
-import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -9,12 +8,12 @@ from distgan.data.index import Shard
 from distgan.data.samples import ReadStatistics, SampleReader
 from distgan.data.worker import Result, Setup, Slots, Task
 from distgan.errors import RunError
+from distgan.process import outlive_stop_signals
 
 
 def main(socket_descriptor: int, memory_descriptor: int) -> None:
     """Do tasks until the socket closes."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # they come to the whole group, and the rank still wants to finish its step
-        signal.signal(number, signal.SIG_IGN)
+    outlive_stop_signals()
     connection = Connection(socket_descriptor)
     setup: Setup = connection.recv()
     slots = Slots(memory_descriptor, setup.shape)

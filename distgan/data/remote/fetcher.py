@@ -6,7 +6,6 @@ named by whoever needs it.
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from distgan.data.index import Shard
 from distgan.data.remote.cache import CacheFullError, ShardCache, cache_key
 from distgan.data.remote.shards import CacheSettings
 from distgan.data.remote.transfer import ChangedShardError, TransferError
+from distgan.process import outlive_stop_signals
 
 DOWNLOADS = 4  # at once
 
@@ -99,8 +99,7 @@ def _fetch(wanted: _Wanted, cache: ShardCache) -> None:
 
 def main(socket_descriptor: int) -> None:
     """Fetch what is wanted until the socket closes."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # they come to the whole group, and the rank still wants to finish its step
-        signal.signal(number, signal.SIG_IGN)
+    outlive_stop_signals()
     connection = Connection(socket_descriptor)
     try:
         settings: CacheSettings = connection.recv()

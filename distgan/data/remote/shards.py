@@ -6,7 +6,6 @@ What was made or brought here lies in a directory of the user's cache, one for e
     identities.json    {shard: what its server said when it was indexed here}: something else by now means that it has changed
 """
 
-import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from distgan.data.index import Shard, ShardRecord, index_shard
 from distgan.data.parallel import in_processes
-from distgan.data.records import SHARDS, TOTALS, parse_records, read_records, write_records
+from distgan.data.records import SHARDS, TOTALS, directory_in_cache, parse_records, read_records, write_records
 from distgan.data.remote import storage
 from distgan.data.remote.cache import ShardCache
 from distgan.data.remote.transfer import NotFoundError, RefusedError, TransferError, shown
@@ -133,8 +132,7 @@ def fetch_index(shard: Shard) -> None:
 
 
 def _own_directory(directory: str) -> Path:
-    name = hashlib.sha256(shown(directory).encode()).hexdigest()[:32]
-    own = Path(platformdirs.user_cache_dir("distgan")) / "indexes" / name
+    own = directory_in_cache(shown(directory))
     try:
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:

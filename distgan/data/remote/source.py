@@ -26,13 +26,14 @@ class RemoteSources:
         self._cache, self._whole = settings.cache(), whole
         self._pool = ThreadPoolExecutor(REQUESTS)
 
-    def open(self, shard: Shard) -> "RemoteFile":
-        """A shard to read from, its index brought.
+    def open(self, shard: Shard, verify_index: bool) -> "RemoteFile":
+        """A shard to read from, its index brought if it is not here; or not the right one, which costs reading it.
 
         Raises:
             TransferError, ValueError: the index cannot be brought, or is another one.
         """
-        fetch_index(shard)
+        if verify_index or not shard.index_file.is_file():
+            fetch_index(shard)
         return RemoteFile(shard, self._cache, self._pool, self._whole and shard.record.bytes <= SMALL_BYTES)
 
 
