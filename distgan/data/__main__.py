@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from distgan.data.inspection import command as inspection
 from distgan.data.packing import command as packing
-from distgan.errors import InputError
-from distgan.process import refuse
+from distgan.errors import InputError, RunError
+from distgan.process import EXIT_FAILED, refuse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except InputError as error:
         return refuse(error, "distgan.data")
+    except RunError as error:
+        print(f"distgan.data: error: {error}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """`python -m distgan.data pack` as processes: every kind of source, deaths, workers, refusals."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -38,8 +39,9 @@ def packed(*arguments: str | Path | int) -> str:
 SLOW = """
 import sys, time
 from distgan.data.__main__ import main
-from distgan.data.packing import journal
+from distgan.data.packing import journal, workers
 
+workers._BATCH_SAMPLES = 4  # for many rounds
 note, num_noted = journal.append, 0
 
 def append(*arguments):
@@ -187,13 +189,20 @@ def test_a_pack_that_is_stopped_goes_on_to_the_same_bytes(many: tuple[Path, Path
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def _kill_workers(pid: int) -> None:
+    """Those that have nothing to do at the moment are no loss, and others come in their place: so, all, and again."""
+    for child in _descendants(pid):
+        with contextlib.suppress(OSError):
+            if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(child, signal.SIGKILL)
+
+
 def test_a_worker_that_is_killed_is_a_sentence(many: tuple[Path, Path], tmp_path: Path) -> None:
     """As the kernel does where memory is short."""
     source, alone = many
     process = subprocess.Popen(slow_command(source, tmp_path / "out", *OPTIONS, "--workers", 2), stderr=subprocess.PIPE, text=True)
     _until(lambda: (tmp_path / ".out.packing" / "000002.tar").exists() or process.poll() is not None, "no third shard")
-    workers = [child for child in _descendants(process.pid) if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    os.kill(workers[0], signal.SIGKILL)
+    _until(lambda: _kill_workers(process.pid) or process.poll() is not None, "still running")
     _, stderr = process.communicate(timeout=GUARD_SECONDS)
     assert process.returncode == 2
     assert "--workers is 2, but one of these processes was killed" in stderr

@@ -120,7 +120,8 @@ def _fill(found: Found, options: PackOptions, new_labels: dict[str, int] | None,
     lines = []
     with StopRequest().listening() as stop:
         for part in parts:
-            lines += write_part(part, [line for line in done if line.part == part.name], staging, recipe, options, stop)
+            done_of_part = [line for line in done if line.part == part.name]
+            lines += write_part(part, done_of_part, staging, staging / _SCRATCH, recipe, options, stop)
     for part in parts:
         open_manifest([staging / line.part / line.name for line in lines if line.part == part.name])
     content = report.build_report(command, found, source, options, lines, left_out)

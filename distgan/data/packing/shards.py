@@ -1,6 +1,7 @@
 """Results -> shards, one after the other: each is written aside, flushed, renamed, and then noted in the journal."""
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -21,9 +22,18 @@ from distgan.files import sync_directory
 
 
 def write_part(
-    part: Part, done: Sequence[ShardLine], staging: Path, recipe: Recipe, options: PackOptions, stop: Callable[[], bool]
+    part: Part,
+    done: Sequence[ShardLine],
+    staging: Path,
+    scratch: Path,
+    recipe: Recipe,
+    options: PackOptions,
+    stop: Callable[[], bool],
 ) -> list[ShardLine]:
     """Write what of a part is not done yet; returns the lines of all its shards.
+
+    Args:
+        scratch: a directory for what is needed on the way only.
 
     Raises:
         InputError: no image can be read, or one cannot and --on-error is fail.
@@ -35,10 +45,14 @@ def write_part(
     if not works:
         return lines
     shard = _OpenShard(staging, part.name, len(lines))
-    results = pack_all(works, recipe, options.workers)
+    scratch.mkdir(exist_ok=True)
     # disable=None: no bar where nobody watches
     bar = tqdm(total=len(part.works), initial=start, desc=f"packing {part.name}".strip(), unit="image", disable=None)
-    with closing(results), bar:
+    with (
+        tempfile.TemporaryDirectory(dir=scratch) as between,
+        closing(pack_all(works, recipe, options.workers, Path(between))) as results,
+        bar,
+    ):
         for position, (work, result) in enumerate(zip(works, results, strict=True), start):
             if stop():
                 raise KeyboardInterrupt

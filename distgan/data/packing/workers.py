@@ -9,15 +9,17 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from joblib import Parallel, delayed
+from joblib import Parallel
 
 from distgan.data.packing.items import PixelRange
 from distgan.data.packing.places import UnreadableError, content_bytes, read_content, read_pixels
 from distgan.data.packing.selection import Work
 from distgan.data.packing.sources.listing import extension
 from distgan.data.packing.transform import Encoded, Recipe, encode_file, encode_pixels
+from distgan.data.parallel import handed_over
 from distgan.data.writer import label_member, tar_blocks
 from distgan.errors import InputError
 from distgan.process import die_with_parent
@@ -38,12 +40,15 @@ class Packed:
     channels: int
 
 
-def pack_all(works: Sequence[Work], recipe: Recipe, num_workers: int) -> Generator[Packed | str, None, None]:
+def pack_all(works: Sequence[Work], recipe: Recipe, num_workers: int, scratch: Path) -> Generator[Packed | str, None, None]:
     """The result of each work in order: blocks, or the reason why there are none.
 
     joblib starts on new work when old work is done, not when its results were taken: in one call, results would pile up
     behind a slow sample. So there are rounds, each with a bounded number of bytes. Closed early, the generator lets the
     round run out.
+
+    Args:
+        scratch: a directory to hand results over in.
 
     Raises:
         InputError: a worker was killed.
@@ -59,7 +64,7 @@ def pack_all(works: Sequence[Work], recipe: Recipe, num_workers: int) -> Generat
         ):
             for batches in chain([first], rounds):
                 with _interrupts_held():
-                    results: Any = parallel(delayed(_pack_batch)(batch, recipe) for batch in batches)
+                    results = handed_over(parallel, _pack_batch, [(batch, recipe) for batch in batches], scratch)
                 try:
                     for results_of_batch in results:
                         yield from results_of_batch

@@ -269,7 +269,7 @@ def test_classes_and_the_command_to_train_with(source: Path, tmp_path: Path, cap
     assert capsys.readouterr().out.endswith(f"--data.url {tmp_path / 'divided' / 'train'} --data.resolution 8\n")
 
 
-def test_results_wait_in_bounded_number(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_wait_in_bounded_number(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """joblib runs ahead of whoever takes the results; a round does not."""
     monkeypatch.setattr(workers, "_BATCH_SAMPLES", 2)
     works = [Work(f"{number:04d}", Item("a.png", FileRange(str(source / "cat" / "0.png"), 0, 100), None)) for number in range(2000)]
@@ -282,7 +282,7 @@ def test_results_wait_in_bounded_number(source: Path, monkeypatch: pytest.Monkey
                 taken += 1
                 yield work
 
-    results = workers.pack_all(Counting(works), Recipe(keep=True, encoding=None), 2)
+    results = workers.pack_all(Counting(works), Recipe(keep=True, encoding=None), 2, tmp_path)
     next(results)
     assert taken < 100
     results.close()
