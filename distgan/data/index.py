@@ -7,9 +7,11 @@ the shard's record: whether a run goes on without it is the run's decision (`dam
 import hashlib
 import io
 import json
+import os
+import stat
 import tarfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +25,7 @@ from distgan.files import write_atomically
 _COMPRESSIONS = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}  # by first bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million of them
 class ShardRecord:
     """A line of shards.jsonl: what a run must know of a shard without opening it."""
 
@@ -44,8 +46,8 @@ class ShardRecord:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ShardRecord":
         """What `dataclasses.asdict` made of a record."""
-        damages = tuple(Damage(**damage) for damage in values["damages"])
-        return replace(cls(**values), damages=damages)
+        fields: dict[str, Any] = {**values, "damages": tuple(Damage(**damage) for damage in values["damages"])}
+        return cls(**fields)
 
     @property
     def num_damaged(self) -> int:
@@ -53,7 +55,7 @@ class ShardRecord:
         return sum(damage.num_samples for damage in self.damages)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """A shard that a run reads: its absolute path or URL, the directory of its index, its record."""
 
@@ -72,8 +74,7 @@ class Shard:
 
     def has_its_sizes(self) -> bool:
         """Whether the shard and its index are there and as long as they were."""
-        sizes = [(self.path, self.record.bytes), (self.index_file, self.record.index_bytes)]
-        return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in sizes)
+        return file_bytes(self.location) == self.record.bytes and file_bytes(self.index_file) == self.record.index_bytes
 
     def is_index_whole(self) -> bool:
         """Whether the index file holds the bytes that were written into it."""
@@ -91,6 +92,15 @@ class Shard:
     def load_keys(self) -> list[str]:
         """The samples' keys."""
         return load_keys(self.index_file, self.record.num_samples)
+
+
+def file_bytes(path: str | Path) -> int | None:
+    """The size of a regular file; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def is_remote(location: str) -> bool:

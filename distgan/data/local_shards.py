@@ -5,7 +5,7 @@ The index lies beside the shards, or in the user's cache where that cannot be wr
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,18 +18,18 @@ from distgan.errors import InputError
 from distgan.files import locked
 
 
-def open_directory(directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
-    """The shards at these paths in `directory`, by name; indexes what is new or has changed, under a lock.
+def open_directory(directory: Path, names: Sequence[str]) -> dict[str, Shard]:
+    """The shards of these names in `directory`, by name; indexes what is new or has changed, under a lock.
 
     Raises:
         InputError: no place for an index can be written.
     """
     records = read_records(directory)
-    if not any(_is_stale(path, directory, records.get(path.name)) for path in paths):  # as ever after the first time, read-only or not
-        return {path.name: Shard(str(path), directory, records[path.name]) for path in paths}
+    if not any(_is_stale(directory, name, directory, records.get(name)) for name in names):  # as ever after the first time
+        return _shards(directory, names, directory, records)
     index_directory = _index_directory(directory)
     try:
-        return _index_stale(directory, index_directory, paths)
+        return _index_stale(directory, names, index_directory)
     except OSError as error:
         raise InputError(
             f"data.url names shards in {directory}, whose index cannot be written in {index_directory} ({error.strerror}); "
@@ -54,7 +54,7 @@ def _likeness(shard: Shard) -> tuple[bool, int]:
 
 def forget_missing(directory: Path, index_directory: Path) -> list[Path]:
     """Take the shards that are no longer there out of a directory's manifest; returns them. Where that cannot be written, none."""
-    missing = [directory / name for name in read_records(index_directory) if not (directory / name).is_file()]
+    missing = [directory / name for name in read_records(index_directory) if index.file_bytes(directory / name) is None]
     if not missing or not os.access(index_directory, os.W_OK):
         return []
     with locked(index_directory / ".manifest.lock"):
@@ -63,24 +63,27 @@ def forget_missing(directory: Path, index_directory: Path) -> list[Path]:
     return missing
 
 
-def _index_stale(directory: Path, index_directory: Path, paths: Sequence[Path]) -> dict[str, Shard]:
+def _index_stale(directory: Path, names: Sequence[str], index_directory: Path) -> dict[str, Shard]:
     with locked(index_directory / ".manifest.lock"):
         records = read_records(index_directory)
-        stale = [path for path in dict.fromkeys(paths) if _is_stale(path, index_directory, records.get(path.name))]
+        stale = [name for name in dict.fromkeys(names) if _is_stale(directory, name, index_directory, records.get(name))]
         if stale:
             # The old records go first: an index of the new shard beside a record of the old one would look right.
-            stale_names = {path.name for path in stale}
-            current = {name for name in records.keys() - stale_names if not _is_stale(directory / name, index_directory, records[name])}
+            current = {name for name in records.keys() - set(stale) if not _is_stale(directory, name, index_directory, records[name])}
             records = {name: records[name] for name in sorted(current)}
             write_records(index_directory, records)
-            tasks = [(path, index_directory) for path in stale]
-            indexed = in_processes(index.index_shard, tasks, num_bytes=sum(path.stat().st_size for path in stale))
+            tasks = [(directory / name, index_directory) for name in stale]
+            indexed = in_processes(index.index_shard, tasks, num_bytes=sum(path.stat().st_size for path, _ in tasks))
             # disable=None: no bar where nobody watches
             progress = tqdm(indexed, total=len(stale), desc=f"indexing {directory.name}", unit="shard", disable=None)
-            for path, found in zip(stale, progress, strict=True):
-                records[path.name] = found
+            for name, found in zip(stale, progress, strict=True):
+                records[name] = found
             write_records(index_directory, records)
-    return {path.name: Shard(str(path), index_directory, records[path.name]) for path in paths}
+    return _shards(directory, names, index_directory, records)
+
+
+def _shards(directory: Path, names: Sequence[str], index_directory: Path, records: Mapping[str, ShardRecord]) -> dict[str, Shard]:
+    return {name: Shard(os.path.join(directory, name), index_directory, records[name]) for name in names}
 
 
 def _index_directory(directory: Path) -> Path:
@@ -98,14 +101,16 @@ def _index_directory(directory: Path) -> Path:
     return elsewhere
 
 
-def _is_stale(path: Path, index_directory: Path, record: ShardRecord | None) -> bool:
+def _is_stale(directory: Path, name: str, index_directory: Path, record: ShardRecord | None) -> bool:
     """Whether the shard must be read again. A newer time alone (a copy) is settled by the checksum."""
-    shard = record and Shard(str(path), index_directory, record)
-    if record is None or shard is None or not shard.has_its_sizes():
+    if record is None:
         return True
-    if path.stat().st_mtime_ns <= shard.index_file.stat().st_mtime_ns:
+    shard = Shard(os.path.join(directory, name), index_directory, record)
+    if not shard.has_its_sizes():
+        return True
+    if os.stat(shard.location).st_mtime_ns <= os.stat(shard.index_file).st_mtime_ns:
         return False
-    if index.sha256_of(path) != record.sha256:
+    if index.sha256_of(shard.path) != record.sha256:
         return True
     with contextlib.suppress(OSError):  # read-only: the checksum will be asked again
         os.utime(shard.index_file)

@@ -8,6 +8,7 @@ Shards written by anybody are indexed on first use. Where the directory cannot b
 """
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,7 +157,7 @@ def index_shards(locations: Sequence[str | Path], cache: CacheSettings | None = 
     Raises:
         InputError: a shard cannot be brought, or no place for an index can be written.
     """
-    names = [str(location) for location in locations]
+    names = [os.fspath(location) for location in locations]
     by_directory: dict[str, list[str]] = {}
     for name in names:
         by_directory.setdefault(_directory(name), []).append(name)
@@ -166,8 +167,8 @@ def index_shards(locations: Sequence[str | Path], cache: CacheSettings | None = 
             assert cache is not None
             found = remote_shards.open_directory(directory, inside, cache)
         else:
-            found = local_shards.open_directory(Path(directory), [Path(name) for name in inside])
-        opened |= {name: found[remote_shards.name_of(name) if is_remote(name) else Path(name).name] for name in inside}
+            found = local_shards.open_directory(Path(directory), [os.path.basename(name) for name in inside])
+        opened |= {name: found[remote_shards.name_of(name) if is_remote(name) else os.path.basename(name)] for name in inside}
     shards = _with_open_damages_counted([opened[name] for name in names])
     readable = tuple(shard for shard in shards if shard.record.num_samples > 0)
     unreadable = tuple(shard for shard in shards if shard.record.num_samples == 0)
@@ -191,4 +192,4 @@ def _with_open_damages_counted(shards: list[Shard]) -> list[Shard]:
 
 
 def _directory(location: str) -> str:
-    return remote_shards.directory_of(location) if is_remote(location) else str(Path(location).parent)
+    return remote_shards.directory_of(location) if is_remote(location) else os.path.dirname(location)

@@ -1,6 +1,7 @@
 """The files of a manifest: manifest.json (version, hash and totals) and shards.jsonl (a `ShardRecord` a line)."""
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,8 +20,11 @@ _HASH_VERSION = 1  # of what the hash is taken over: it names the order of a run
 
 def hash_of(records: Sequence[ShardRecord]) -> str:
     """The SHA-256 that names the content of these shards in this order."""
-    lines = [json.dumps([_HASH_VERSION, record.name, record.bytes, record.sha256, record.num_samples]) for record in records]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    content = hashlib.sha256()
+    for number, record in enumerate(records):
+        line = json.dumps([_HASH_VERSION, record.name, record.bytes, record.sha256, record.num_samples])
+        content.update(b"\n" * (number > 0) + line.encode())
+    return content.hexdigest()
 
 
 def directory_in_cache(place: str) -> Path:
@@ -36,7 +40,7 @@ def parse_records(totals: bytes, lines: bytes) -> dict[str, ShardRecord]:
     """
     if json.loads(totals)["version"] != VERSION:
         return {}
-    records = [ShardRecord.from_json(json.loads(line)) for line in lines.splitlines()]
+    records = (ShardRecord.from_json(json.loads(line)) for line in io.BytesIO(lines))
     return {record.name: record for record in records}
 
 
