@@ -8,16 +8,17 @@ import numpy as np
 
 from distgan.batch import BatchLayout
 from distgan.config import Data, TrainConfig
-from distgan.data import stream_urls, urls
 from distgan.data.augment import Augmentation
 from distgan.data.balanced_plan import BalancedPlan
-from distgan.data.damage import FAIL, DamagePolicy, Skip
-from distgan.data.manifest import Manifest, open_manifest
 from distgan.data.plan import Plan, SamplePlan
-from distgan.data.reader import Reader, RealImages
-from distgan.data.remote.shards import CacheSettings
-from distgan.data.skips import SkipLedger
-from distgan.data.streaming import StreamReader
+from distgan.data.reading.reader import Reader, RealImages
+from distgan.data.reading.skips import SkipLedger
+from distgan.data.remote.cache import CacheSettings
+from distgan.data.shards import urls
+from distgan.data.shards.damage import FAIL, DamagePolicy, Skip
+from distgan.data.shards.manifest import Manifest, open_manifest
+from distgan.data.streaming import stream_urls
+from distgan.data.streaming.stream_reader import StreamReader
 from distgan.distributed import World
 from distgan.errors import InputError
 from distgan.images import save_grid, to_float, to_uint8

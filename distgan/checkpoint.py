@@ -17,7 +17,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from distgan.data.index import sha256_of
+from distgan.data.shards.index import sha256_of
 from distgan.files import sync_directory, write_atomically
 
 VERSION = 1

@@ -7,8 +7,8 @@ import torch
 
 from distgan.batch import Batch, BatchLayout
 from distgan.data.augment import Augmentation
-from distgan.data.reader import RealImages
-from distgan.data.upload import Upload
+from distgan.data.reading.reader import RealImages
+from distgan.data.reading.upload import Upload
 from distgan.images import to_float
 from distgan.randomness import Randomness
 

@@ -16,7 +16,7 @@ from distgan.build import build_networks, built_trainer, check
 from distgan.build_data import Preflight
 from distgan.cli import parse_command, to_yaml
 from distgan.config import TrainConfig, without_overwrite
-from distgan.data.streaming import APPROXIMATE
+from distgan.data.streaming.stream_reader import APPROXIMATE
 from distgan.distributed import World
 from distgan.errors import InputError, RunError
 from distgan.metrics.prometheus import Exporter

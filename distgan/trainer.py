@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from distgan.batch import Batch
-from distgan.data.skips import SkipLedger
+from distgan.data.reading.skips import SkipLedger
 from distgan.distributed import AnyRank, World
 from distgan.ema import Ema
 from distgan.engine.base import Engine, StepResult

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 
 from distgan.batch import BatchLayout
-from distgan.data.damage import DamagePolicy
-from distgan.data.reader import RealSlice
-from distgan.data.streaming import StreamReader
+from distgan.data.reading.reader import RealSlice
+from distgan.data.shards.damage import DamagePolicy
+from distgan.data.streaming.stream_reader import StreamReader
 from tests.shards import noise
 
 ONE_RANK = BatchLayout(batch_size=8, accumulation_steps=1, world_size=1, rank=0)

@@ -12,8 +12,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from distgan.data.damage import Skip
-from distgan.data.samples import ReadStatistics
+from distgan.data.reading.samples import ReadStatistics
+from distgan.data.shards.damage import Skip
 from distgan.distributed import World
 from distgan.metrics.meter import Meter
 from distgan.metrics.prometheus import Exporter

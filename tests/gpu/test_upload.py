@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from distgan.batch import BatchLayout
-from distgan.data.manifest import open_manifest
 from distgan.data.plan import SamplePlan
-from distgan.data.reader import Reader
-from distgan.data.upload import Upload
+from distgan.data.reading.reader import Reader
+from distgan.data.reading.upload import Upload
+from distgan.data.shards.manifest import open_manifest
 from tests.shards import write_set
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distgan import checkpoint
-from distgan.data.upload import OnDevice, Upload
+from distgan.data.reading.upload import OnDevice, Upload
 from tests.training import SMALL_MODELS, everything, settings, trainer_of, worst_error
 
 GUARD_SECONDS = 120

@@ -14,7 +14,7 @@ from PIL import Image
 
 from distgan import checkpoint, train
 from distgan.bench.ranks import run_ranks
-from distgan.data.upload import OnDevice, Upload
+from distgan.data.reading.upload import OnDevice, Upload
 from distgan.distributed import World
 from tests.http_server import serving
 from tests.shards import encode, noise, sample_members, write_set, write_tar

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from distgan import checkpoint, train
-from distgan.data.manifest import open_manifest
+from distgan.data.shards.manifest import open_manifest
 from distgan.engine.ddp import DdpEngine
 from tests.shards import flip_bit, member_offsets, write_set
 

@@ -12,7 +12,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from distgan.bench.ranks import free_port
-from distgan.data.samples import ReadStatistics
+from distgan.data.reading.samples import ReadStatistics
 from distgan.distributed import World
 from distgan.metrics.meter import Meter
 from distgan.metrics.prometheus import Exporter

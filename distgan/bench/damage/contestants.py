@@ -22,12 +22,12 @@ import numpy as np
 
 from distgan.batch import BatchLayout
 from distgan.bench.damage.cases import NUM_SAMPLES, SIDE, Case
-from distgan.data.damage import DamagePolicy, Skip
-from distgan.data.manifest import open_manifest
 from distgan.data.plan import SamplePlan
-from distgan.data.reader import Reader
-from distgan.data.remote.shards import CacheSettings
-from distgan.data.urls import resolve
+from distgan.data.reading.reader import Reader
+from distgan.data.remote.cache import CacheSettings
+from distgan.data.shards.damage import DamagePolicy, Skip
+from distgan.data.shards.manifest import open_manifest
+from distgan.data.shards.urls import resolve
 from distgan.errors import InputError
 
 Batch = tuple[list[tuple[np.ndarray, int]], int]  # images [side, side, 3] uint8 and labels of one epoch; how many the whole batch holds

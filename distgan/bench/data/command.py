@@ -17,7 +17,7 @@ from distgan.bench.data.server import serving
 from distgan.bench.data.sets import ImageSet, image_sets
 from distgan.bench.machine import Machine
 from distgan.bench.ranks import run_ranks
-from distgan.data.manifest import open_manifest
+from distgan.data.shards.manifest import open_manifest
 from distgan.errors import InputError
 
 

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distgan.batch import BatchLayout
 from distgan.bench.data.sets import NUM_CLASSES, ImageSet
-from distgan.data.manifest import open_manifest
 from distgan.data.plan import SamplePlan
-from distgan.data.reader import Reader
-from distgan.data.remote.shards import CacheSettings
+from distgan.data.reading.reader import Reader
+from distgan.data.remote.cache import CacheSettings
+from distgan.data.shards.manifest import open_manifest
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 SHUFFLE_BUFFER = 1000  # of webdataset, in samples; its documentation's usual value

@@ -17,7 +17,7 @@ from distgan.bench.data.sets import ImageSet
 from distgan.bench.measure import MIN_ROUNDS
 from distgan.build import built_trainer, check
 from distgan.cli import validate
-from distgan.data.worker import DEPTH
+from distgan.data.reading.worker import DEPTH
 from distgan.distributed import World
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.traffic import Traffic

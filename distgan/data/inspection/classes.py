@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distgan.data.grouping import NO_LABEL
+from distgan.data.shards.grouping import NO_LABEL
 from distgan.errors import InputError
 
 NAMES = "classes.json"  # beside the shards: a JSON list of names, the first one that of label 0

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distgan.data.grouping import NO_LABEL
 from distgan.data.inspection.statistics import by_shard, chosen
-from distgan.data.manifest import Manifest
-from distgan.data.samples import SampleReader
+from distgan.data.reading.samples import SampleReader
+from distgan.data.shards.grouping import NO_LABEL
+from distgan.data.shards.manifest import Manifest
 
 COLUMNS = 10
 MAX_ROWS = 20

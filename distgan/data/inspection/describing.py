@@ -8,14 +8,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from distgan.data import manifest, urls
-from distgan.data.grouping import NO_LABEL
 from distgan.data.inspection import contact_sheet, text
 from distgan.data.inspection.classes import Class, count, read_names
 from distgan.data.inspection.findings import Finding, counted, of_indexing, printable
 from distgan.data.inspection.indexing import labels, places, sides
 from distgan.data.inspection.statistics import Statistics, measure
-from distgan.data.manifest import Manifest
+from distgan.data.shards import manifest, urls
+from distgan.data.shards.grouping import NO_LABEL
+from distgan.data.shards.manifest import Manifest
 from distgan.errors import InputError
 from distgan.files import write_atomically
 from distgan.process import EXIT_DONE

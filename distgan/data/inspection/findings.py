@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from distgan.data.manifest import Manifest
+from distgan.data.shards.manifest import Manifest
 
 EXIT_DAMAGED = 1
 

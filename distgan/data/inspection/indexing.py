@@ -5,12 +5,12 @@ import sys
 
 from tqdm import tqdm
 
-from distgan.data import manifest, urls
-from distgan.data.damage import DamagePolicy
 from distgan.data.inspection.findings import EXIT_DAMAGED, counted, of_indexing
-from distgan.data.local_shards import forget_missing
-from distgan.data.manifest import Manifest
-from distgan.data.remote.shards import CacheSettings
+from distgan.data.remote.cache import CacheSettings
+from distgan.data.shards import manifest, urls
+from distgan.data.shards.damage import DamagePolicy
+from distgan.data.shards.local_shards import forget_missing
+from distgan.data.shards.manifest import Manifest
 from distgan.errors import InputError
 from distgan.process import EXIT_DONE
 

@@ -13,11 +13,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from distgan.data.decoding import Decoder, UnreadableImageError, decode_whole
-from distgan.data.index import Shard
 from distgan.data.inspection.findings import Finding
 from distgan.data.inspection.verification import BYTES_DIFFER, NOT_DECODED
-from distgan.data.manifest import Manifest
 from distgan.data.parallel import in_processes
+from distgan.data.shards.index import Shard
+from distgan.data.shards.manifest import Manifest
 from distgan.errors import InputError
 
 NUM_VALUES = 256  # of a pixel's channel

@@ -11,14 +11,14 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from distgan.data import urls
 from distgan.data.decoding import Decoder, UnreadableImageError, decode_whole
-from distgan.data.grouping import SAMPLE
-from distgan.data.index import Shard
 from distgan.data.inspection.findings import EXIT_DAMAGED, Finding, counted
-from distgan.data.local_shards import recorded
 from distgan.data.parallel import in_processes
-from distgan.data.records import is_consistent
+from distgan.data.shards import urls
+from distgan.data.shards.grouping import SAMPLE
+from distgan.data.shards.index import Shard
+from distgan.data.shards.local_shards import recorded
+from distgan.data.shards.records import is_consistent
 from distgan.errors import InputError
 from distgan.process import EXIT_DONE
 

@@ -8,8 +8,8 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distgan.data import tar
 from distgan.data.packing.items import FileRange, LeftOut, ZipMember
+from distgan.data.shards import tar
 from distgan.errors import InputError
 
 _READ_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

@@ -12,7 +12,6 @@ from typing import Any
 
 import PIL
 
-from distgan.data.manifest import open_manifest
 from distgan.data.packing import journal, report
 from distgan.data.packing.items import Found
 from distgan.data.packing.labels import read_label_map
@@ -20,6 +19,7 @@ from distgan.data.packing.options import DESCRIPTION, PackOptions, add_arguments
 from distgan.data.packing.selection import left_out_parts, select
 from distgan.data.packing.shards import write_part
 from distgan.data.packing.sources import find, open_source
+from distgan.data.shards.manifest import open_manifest
 from distgan.errors import InputError
 from distgan.files import locked, sync_directory
 from distgan.process import EXIT_DONE, EXIT_STOPPED, StopRequest

@@ -5,7 +5,7 @@ A place is where a worker process finds the content by itself: nothing but names
 
 from dataclasses import dataclass, field
 
-from distgan.data.grouping import MAX_IMAGE_BYTES
+from distgan.data.shards.grouping import MAX_IMAGE_BYTES
 
 MAX_CONTENT_BYTES = MAX_IMAGE_BYTES  # of one image or label file; what claims more is none
 

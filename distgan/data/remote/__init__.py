@@ -1,1 +1,1 @@
-"""Shards behind URLs: transfers that are tried again, a bounded cache on a local disk, and who fills it."""
+"""Files behind URLs: transfers that are tried again, and a bounded cache on a local disk."""

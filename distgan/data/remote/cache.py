@@ -19,8 +19,11 @@ import time
 from collections import deque
 from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import platformdirs
 
 from distgan.data.remote import storage
 from distgan.data.remote.storage import PATIENCE
@@ -264,3 +267,20 @@ def _has_name(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Of the cache of shards; `cache` makes it."""
+
+    directory: Path
+    limit_bytes: int
+
+    @classmethod
+    def default(cls) -> "CacheSettings":
+        """In the user's cache."""
+        return cls(platformdirs.user_cache_path("distgan") / "shards", 50 * 10**9)
+
+    def cache(self) -> ShardCache:
+        """The cache, its directory made if missing."""
+        return ShardCache(self.directory, self.limit_bytes)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from distgan.batch import BatchLayout
-from distgan.data.streaming import StreamReader
+from distgan.data.streaming.stream_reader import StreamReader
 from tests.streams import ONE_RANK, Start
 
 

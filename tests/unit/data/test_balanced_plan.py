@@ -17,9 +17,9 @@ from distgan.build import check
 from distgan.build_data import build_reader
 from distgan.cli import validate
 from distgan.data.balanced_plan import BalancedPlan
-from distgan.data.damage import DamagePolicy
-from distgan.data.manifest import open_manifest
-from distgan.data.reader import Reader, RealSlice
+from distgan.data.reading.reader import Reader, RealSlice
+from distgan.data.shards.damage import DamagePolicy
+from distgan.data.shards.manifest import open_manifest
 from distgan.distributed import World
 from tests import training
 from tests.shards import decode, encode, flip_bit, member_offsets, noise, read_tar, sample_members, write_tar

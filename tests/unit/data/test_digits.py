@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from distgan.data import digits, writer
-from distgan.data.manifest import open_manifest
-from distgan.data.urls import resolve
+from distgan.data.shards.manifest import open_manifest
+from distgan.data.shards.urls import resolve
 from distgan.errors import InputError
 from tests.shards import read_webdataset
 

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distgan.batch import BatchLayout
-from distgan.data.manifest import Manifest, open_manifest
 from distgan.data.plan import SamplePlan
-from distgan.data.reader import Reader
+from distgan.data.reading.reader import Reader
+from distgan.data.shards.manifest import Manifest, open_manifest
 from tests.shards import decode, read_tar, write_set
 
 BATCH_SIZE = 8

@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distgan.data import tar
-from distgan.data.grouping import NO_LABEL
-from distgan.data.index import Shard
-from distgan.data.manifest import index_shards
 from distgan.data.packing.archives import path_inside
 from distgan.data.packing.items import FileRange, Found, FoundFile, Item, LeftOut, Source
-from distgan.data.urls import named_locally, resolve
+from distgan.data.shards import tar
+from distgan.data.shards.grouping import NO_LABEL
+from distgan.data.shards.index import Shard
+from distgan.data.shards.manifest import index_shards
+from distgan.data.shards.urls import named_locally, resolve
 from distgan.errors import InputError
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from distgan.data.inspection import contact_sheet
 from distgan.data.inspection.contact_sheet import COLUMNS, MAX_ROWS, rows_of
-from distgan.data.manifest import Manifest, open_manifest
-from distgan.data.urls import resolve
+from distgan.data.shards.manifest import Manifest, open_manifest
+from distgan.data.shards.urls import resolve
 from distgan.images import PADDING
 from tests.shards import encode, flip_bit, member_offsets, noise, write_set, write_tar
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from distgan.data.inspection import text
 from distgan.data.inspection.classes import Class
-from distgan.data.manifest import open_manifest
-from distgan.data.urls import resolve
+from distgan.data.shards.manifest import open_manifest
+from distgan.data.shards.urls import resolve
 from tests.shards import encode, flip_bit, member_offsets, noise, sample_members, write_set, write_tar
 from tests.unit.data.inspection.conftest import Outcome
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from distgan.config import TrainConfig
-from distgan.data import local_shards
 from distgan.data.__main__ import _parser
-from distgan.data.local_shards import recorded
-from distgan.data.manifest import open_manifest
-from distgan.data.urls import resolve
+from distgan.data.shards import local_shards
+from distgan.data.shards.local_shards import recorded
+from distgan.data.shards.manifest import open_manifest
+from distgan.data.shards.urls import resolve
 from tests.shards import encode, noise, sample_members, write_set, write_tar
 from tests.unit.data.inspection.conftest import Outcome
 

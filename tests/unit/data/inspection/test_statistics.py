@@ -12,8 +12,8 @@ from PIL import Image
 from distgan.data.inspection import statistics
 from distgan.data.inspection.findings import Finding
 from distgan.data.inspection.statistics import by_shard, chosen, measure
-from distgan.data.manifest import Manifest, open_manifest
-from distgan.data.urls import resolve
+from distgan.data.shards.manifest import Manifest, open_manifest
+from distgan.data.shards.urls import resolve
 from distgan.errors import InputError
 from tests.shards import Member, encode, flip_bit, member_offsets, noise, write_set, write_tar
 

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distgan.data import local_shards
 from distgan.data.decoding import Decoder
-from distgan.data.grouping import SAMPLE
-from distgan.data.index import Shard
 from distgan.data.inspection import verification
 from distgan.data.inspection.findings import Finding
 from distgan.data.inspection.verification import BESIDE_IMAGES, BYTES_DIFFER, UNKNOWN_PLACE, check_shard
-from distgan.data.local_shards import recorded
-from distgan.data.manifest import open_manifest
-from distgan.data.urls import resolve
+from distgan.data.shards import local_shards
+from distgan.data.shards.grouping import SAMPLE
+from distgan.data.shards.index import Shard
+from distgan.data.shards.local_shards import recorded
+from distgan.data.shards.manifest import open_manifest
+from distgan.data.shards.urls import resolve
 from tests.shards import encode, flip_bit, member_offsets, noise, sample_members, write_tar
 from tests.unit.data.inspection.conftest import Outcome
 

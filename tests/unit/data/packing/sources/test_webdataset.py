@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distgan.data.manifest import open_manifest
-from distgan.data.urls import resolve
+from distgan.data.shards.manifest import open_manifest
+from distgan.data.shards.urls import resolve
 from tests.packing import pack, refusal, report, write_files
 from tests.shards import (
     encode,

@@ -1,0 +1,1 @@
+"""From a plan's slices to batches: worker processes that read samples by their place, and bring remote shards ahead."""

@@ -1,0 +1,1 @@
+"""What cannot be indexed: shards read once from end to end, as they come, through webdataset."""
