@@ -1,10 +1,13 @@
 """The commands that look at a data set: `index`, `verify` and `stats` of python -m distgan.data."""
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distgan.data.inspection import describing, indexing, verification
+from distgan.data.shards.urls import called
 
 MAX_SKIPPED_SHARE = 0.01  # as data.max_skipped_share; a test holds them equal, as distgan.config imports torch
 
@@ -47,5 +50,10 @@ def add_parsers(subparsers: Any) -> None:
 def _parser(subparsers: Any, name: str, run: Any, description: str) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(name, help=description, description=f"{description[0].upper()}{description[1:]}.")
     parser.add_argument("url", metavar="URL", help="as data.url: 'digits', or a directory, a tar or a brace pattern of shards")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(_run, run))
     return parser
+
+
+def _run(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    with called("URL"):
+        return run(options)

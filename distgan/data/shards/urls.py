@@ -122,6 +122,15 @@ def _remote(url: str) -> list[str]:
 
 
 @contextmanager
+def called(name: str) -> Iterator[None]:
+    """Within this, what is refused about `data.url` is said about `name`: what a command calls it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(problem.replace("data.url", name) for problem in error.problems) from None
+
+
+@contextmanager
 def _looking_at(url: str) -> Iterator[None]:
     try:
         yield

@@ -10,27 +10,23 @@ from distgan.data.shards import tar
 from distgan.data.shards.grouping import NO_LABEL
 from distgan.data.shards.index import Shard
 from distgan.data.shards.manifest import index_shards
-from distgan.data.shards.urls import named_locally, resolve
+from distgan.data.shards.urls import called, named_locally, resolve
 from distgan.errors import InputError
 
 
 def find(src: str) -> Found:
     """The shards of a directory, a pattern, or one tar."""
-    try:
+    with called("SRC"):
         paths = named_locally(src)
         resolve(src)  # which also says what is missing
-    except InputError as error:  # the sentences speak of the trainer's setting
-        raise InputError(problem.replace("data.url", "SRC") for problem in error.problems) from None
     statuses = [path.stat() for path in paths]
     return Found("webdataset", src, [FoundFile(p.name, str(p), s.st_size, s.st_mtime_ns) for p, s in zip(paths, statuses, strict=True)])
 
 
 def open_shards(paths: Sequence[Path]) -> Source:
     """The image and label of each whole sample of these shards, by its key; other members are left out."""
-    try:
+    with called("SRC"):
         manifest = index_shards(paths)
-    except InputError as error:
-        raise InputError(problem.replace("data.url", "SRC") for problem in error.problems) from None
     items = [item for shard in manifest.shards for item in _items(shard)]
     damaged = [(shard, damage) for shard in (*manifest.shards, *manifest.unreadable) for damage in shard.record.damages]
     left_out = [LeftOut(shard.record.name, damage.text) for shard, damage in damaged]
