@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from distgan.bench import damage
 from distgan.bench.damage import damages, hostile, sets  # noqa: F401 - they register what they plant
 from distgan.bench.damage.cases import DAMAGES, NUM_SAMPLES, Damage, pixels
 from distgan.bench.damage.contestants import CONTESTANTS, Line, digest
@@ -28,23 +29,32 @@ MAX_SAID = 3  # warnings of each that are written down
 MAX_CHARACTERS = 300
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+def add_parser(benchmarks: argparse._SubParsersAction) -> None:
+    """The benchmark's line among others'."""
+    parser = benchmarks.add_parser(
+        "damage", help="what webdataset and distgan make of damaged and hostile shards", description=damage.__doc__
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="only the damages that have this in their names or groups")
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="after which a reader is taken for hung (default: 60)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all outcomes to this JSON file")
+    parser.set_defaults(run=run)
 
 
-def report(options: argparse.Namespace) -> DamageReport:
-    """Measure all of it.
+def run(options: argparse.Namespace) -> None:
+    """Measure and print all of it.
 
     Raises:
         InputError: an option cannot be.
     """
-    chosen = [damage for damage in DAMAGES if options.only in f"{damage.group}: {damage.name}"]
+    report = _measured(options)
+    print(report.head(), "", report.tables(), "", report.sentences(), sep="\n")
+
+
+def _measured(options: argparse.Namespace) -> DamageReport:
+    chosen = [each for each in DAMAGES if options.only in f"{each.group}: {each.name}"]
     problems = []
     if not chosen:
-        names = "; ".join(damage.name for damage in DAMAGES)
+        names = "; ".join(each.name for each in DAMAGES)
         problems.append(f"--only is {options.only!r}, which is in no damage; give a part of one: {names}.")
     if not options.seconds > 0:
         problems.append(f"--seconds is {options.seconds:g}; give more than 0.")
@@ -61,17 +71,17 @@ def report(options: argparse.Namespace) -> DamageReport:
     )
     if options.out:
         found.write(options.out)  # now, so that a path that cannot be written is refused before anything is measured
-    for damage in chosen:
-        print(f"{damage.group}: {damage.name}", file=sys.stderr, flush=True)
+    for planted in chosen:
+        print(f"{planted.group}: {planted.name}", file=sys.stderr, flush=True)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # which wait for processes
-            outcomes = list(threads.map(lambda contestant: measure(damage, contestant, options.seconds), CONTESTANTS))  # noqa: B023
+            outcomes = list(threads.map(lambda contestant: measure(planted, contestant, options.seconds), CONTESTANTS))  # noqa: B023
         found.results.append(
             Result(
-                group=damage.group,
-                name=damage.name,
-                whole=damage.whole,
-                declined=damage.declined,
-                is_visible=damage.is_visible,
+                group=planted.group,
+                name=planted.name,
+                whole=planted.whole,
+                declined=planted.declined,
+                is_visible=planted.is_visible,
                 outcomes=outcomes,
             )
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from distgan.bench import data
 from distgan.bench.data import speed
 from distgan.bench.data.contestants import CONTESTANTS, FILES
 from distgan.bench.data.report import DataReport, Throughput
@@ -21,8 +22,9 @@ from distgan.data.shards.manifest import open_manifest
 from distgan.errors import InputError
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+def add_parser(benchmarks: argparse._SubParsersAction) -> None:
+    """The benchmark's line among others'."""
+    parser = benchmarks.add_parser("data", help="images/s beside webdataset and files", description=data.__doc__)
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="worker processes of each contestant (default: 2)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch (default: 64)")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time for each contestant and set (default: 10)")
@@ -32,14 +34,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--latency-ms", type=float, metavar="MS", help="also read over HTTP from a server on loopback that answers so much later"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures to this JSON file")
+    parser.set_defaults(run=run)
 
 
-def report(options: argparse.Namespace) -> DataReport:
-    """Measure all of it.
+def run(options: argparse.Namespace) -> None:
+    """Measure and print all of it.
 
     Raises:
         InputError: an option cannot be.
     """
+    report = _measured(options)
+    print(report.head(), "", report.tables(), sep="\n")
+
+
+def _measured(options: argparse.Namespace) -> DataReport:
     least = {"workers": 0, "batch_size": 1, "ranks": 0}
     problems = [
         f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least {minimum}."

@@ -5,13 +5,13 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from distgan.bench import engines
 from distgan.bench.engines import memory, speed
 from distgan.bench.engines.contestants import ENGINES, engine_options
 from distgan.bench.engines.report import EnginesReport, Speed
@@ -26,8 +26,15 @@ from distgan.errors import InputError
 _MEMORY_RANKS = [0, *(ranks for ranks in range(1, memory.BATCH_SIZE + 1) if memory.BATCH_SIZE % ranks == 0)]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes beside the settings of distgan.train."""
+def add_parser(benchmarks: argparse._SubParsersAction) -> None:
+    """The benchmark's line among others'; what it does not know are settings of distgan.train, in `settings`."""
+    parser = benchmarks.add_parser(
+        "engines",
+        help="DDP and the stages of ZeRO: images/s, exchanges, memory",
+        description=engines.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of ranks to measure (default: 1 2)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch in each rank (default: 1)")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="time for each number of ranks, at least (default: 20)")
@@ -39,20 +46,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="ranks on which memory is measured, with two networks of ten million parameters, in a minute (default: 4; 0: it is not)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures to this JSON file")
+    parser.set_defaults(run=run, settings=[])
 
 
-def report(options: argparse.Namespace, settings: Sequence[str]) -> EnginesReport:
-    """Measure all of it.
+def run(options: argparse.Namespace) -> None:
+    """Measure and print all of it.
 
     Raises:
         InputError: with a sentence for everything that is wrong, before anything is measured.
     """
-    config = parse_command([*settings, "--metrics.port", "0"]).config
+    report = _measured(options)
+    print(report.head(), "", report.tables(), sep="\n")
+
+
+def _measured(options: argparse.Namespace) -> EnginesReport:
+    config = parse_command([*options.settings, "--metrics.port", "0"]).config
     values: dict[str, Any] = json.loads(config.model_dump_json())
     _check(options, values)
     torch.set_num_threads(options.threads)  # as in each rank
     found = EnginesReport(
-        benchmark=options.benchmark,
+        benchmark="engines",
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=Machine.find(),
         device="cuda" if torch.cuda.is_available() else "cpu",
