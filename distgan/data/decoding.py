@@ -21,13 +21,14 @@ import pyspng
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps
 
+from distgan.data.npy import read_npy_header
+
 MAX_PIXELS = 2**26  # of one image: 192 MiB in memory; more is taken for a decompression bomb before anything is decoded
 RAW_EXTENSION = "npy"
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm"})
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")  # of EXTENSIONS, by Pillow's names
-_MAX_NPY_HEADER_BYTES = 1000
 _TURNS: dict[object, Image.Transpose] = {  # by EXIF's orientation: what turns the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -256,13 +257,11 @@ _QUICK: dict[Decoder, Callable[[bytes, int], np.ndarray]] = {Decoder.SPNG: _by_s
 
 
 def _inspect_array(payload: bytes) -> Facts:
-    """A .npy file (NumPy's NEP 1), read by NumPy's own parser of its header; an array of objects is a pickle, and is not touched."""
+    """A .npy file (NumPy's NEP 1); an array of objects is a pickle, and is not touched."""
     file = io.BytesIO(payload)
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(file, max_header_size=_MAX_NPY_HEADER_BYTES)
-    except Exception:  # NumPy reads the header as Python source: tokenize.TokenError, RecursionError and more
+        shape, is_fortran, dtype = read_npy_header(file)
+    except Exception:
         raise UnreadableImageError("which is not a readable NumPy array; pack it again") from None
     is_image = dtype == np.uint8 and len(shape) in (2, 3) and shape[2:] in ((), (1,), (3,)) and not is_fortran
     if not is_image or min(shape) < 1 or max(shape) > np.iinfo(np.uint16).max:
@@ -270,6 +269,8 @@ def _inspect_array(payload: bytes) -> Facts:
             f"which is an array of {dtype.name} {list(shape)}, but a raw image is one of uint8 [height, width] or [height, width, 3], "
             "row by row; pack it again"
         )
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise UnreadableImageError(f"which is of {shape[1]}x{shape[0]} pixels; scale it down")
     if len(payload) - file.tell() != np.prod(shape):
         raise UnreadableImageError("which does not hold as many bytes as its header says; pack it again")
     return Facts(Decoder.RAW, file.tell(), shape[1], shape[0], shape[2] if len(shape) == 3 else 1)

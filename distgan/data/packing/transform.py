@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 from distgan.data import decoding
 from distgan.data.decoding import EXTENSIONS as READ_EXTENSIONS
 from distgan.data.decoding import GREY_MODES, MAX_PIXELS, RAW_EXTENSION, UnreadableImageError
-from distgan.data.packing.npy import read_npy_header
 from distgan.data.packing.places import UnreadableError
 from distgan.data.writer import encode_png
 
@@ -89,11 +88,16 @@ def encode_pixels(pixels: np.ndarray, recipe: Recipe) -> Encoded:
 def _kept(content: bytes, extension: str) -> Encoded:
     if extension not in KEPT_EXTENSIONS:
         raise UnreadableError("is of a format that training does not read; another --encoding than keep converts it")
+    facts = _inspected(content, extension)
+    return Encoded(extension, content, facts.width, facts.height, facts.channels)
+
+
+def _inspected(content: bytes, extension: str) -> decoding.Facts:
+    """As the shard's index will see it."""
     try:
-        facts = decoding.inspect(content, extension)  # as the shard's index will
+        return decoding.inspect(content, extension)
     except UnreadableImageError as error:
         raise UnreadableError(str(error).removeprefix("which ").partition(";")[0]) from None
-    return Encoded(extension, content, facts.width, facts.height, facts.channels)
 
 
 def _encode(image: Image.Image, channels: int, recipe: Recipe) -> Encoded:
@@ -164,13 +168,6 @@ def _reasons(what: str = "is not a readable image") -> Iterator[None]:
 
 
 def _pixels_of_npy(content: bytes) -> np.ndarray:
-    file = io.BytesIO(content)
-    with _reasons("is not a readable array"):
-        shape, is_fortran, dtype = read_npy_header(file)
-    if dtype != np.uint8 or is_fortran or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,)) or min(shape) < 1:
-        raise UnreadableError(f"is an array of {dtype} {list(shape)}, not of uint8 [height, width] or [height, width, 3]")
-    if shape[0] * shape[1] > MAX_PIXELS:
-        raise UnreadableError(f"has {shape[1]}x{shape[0]} pixels, more than {MAX_PIXELS:,}")
-    if len(content) - file.tell() != int(np.prod(shape)):
-        raise UnreadableError("is an array whose length is not what its header says")
-    return np.frombuffer(content, np.uint8, offset=file.tell()).reshape(shape[:2] if shape[2:] == (1,) else shape)
+    facts = _inspected(content, RAW_EXTENSION)
+    pixels = np.frombuffer(content, np.uint8, offset=facts.start)
+    return pixels.reshape((facts.height, facts.width, 3)[: 3 if facts.channels == 3 else 2])

@@ -206,6 +206,7 @@ def array_of(header: bytes) -> bytes:
         (array_of(b"(" * 900), "not a readable NumPy array"),
         (array_of(b"-" * 900 + b"1"), "not a readable NumPy array"),
         (array_of(b"{'descr': '|u1', 'fortran_order': False, 'shape': (-4, -4)}"), "uint8 [-4, -4]"),
+        (array_of(b"{'descr': '|u1', 'fortran_order': False, 'shape': (9000, 8000)}"), "8000x9000 pixels"),
     ],
 )
 def test_arrays_that_are_no_images(payload: bytes, words: str) -> None:

@@ -8,9 +8,9 @@ from typing import IO
 
 import numpy as np
 
+from distgan.data.npy import read_npy_header
 from distgan.data.packing.archives import scan_zip
 from distgan.data.packing.items import Found, FoundFile, Item, Source, ZipMember
-from distgan.data.packing.npy import read_npy_header
 from distgan.data.packing.places import UnreadableError, zip_data_offset
 from distgan.data.packing.scratch import chunks, unpack
 from distgan.data.packing.sources.arrays import items_of
