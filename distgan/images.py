@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from distgan.data.writer import encode_png
 from distgan.files import write_atomically
 from distgan.models.base import Generator
+from distgan.png import encode_png
 
 PADDING = 2  # pixels between the images of a grid
 VISIBLE_SIZE = 64  # smaller images are enlarged to about this in a grid

@@ -9,9 +9,10 @@ import numpy as np
 import platformdirs
 from PIL import Image
 
-from distgan.data.writer import Sample, encode_png, write_shards
+from distgan.data.writer import Sample, write_shards
 from distgan.errors import InputError
 from distgan.files import locked
+from distgan.png import encode_png
 
 SIZE = 32
 SAMPLES_PER_SHARD = 225  # eight shards

@@ -1,6 +1,5 @@
 """Samples -> WebDataset tar shards: byte for byte what webdataset's own writer makes of them, the same every time."""
 
-import io
 import os
 import shutil
 import tarfile
@@ -8,9 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from distgan.files import sync_directory
 
@@ -22,13 +18,6 @@ class Sample:
     key: str
     png: bytes
     label: int | None
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    """[H, W] or [H, W, 3] uint8 -> PNG."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "png")
-    return content.getvalue()
 
 
 def tar_blocks(key: str, members: Mapping[str, bytes]) -> bytes:

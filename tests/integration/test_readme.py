@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from distgan.data.decoding import decode
-from distgan.data.writer import Sample, encode_png, write_shards
+from distgan.data.writer import Sample, write_shards
+from distgan.png import encode_png
 from tests.digit_classifier import digits
 
 README = Path(__file__).parents[2] / "README.md"

@@ -14,7 +14,7 @@ from distgan.data import decoding
 from distgan.data.decoding import EXTENSIONS as READ_EXTENSIONS
 from distgan.data.decoding import GREY_MODES, MAX_PIXELS, RAW_EXTENSION, UnreadableImageError
 from distgan.data.packing.places import UnreadableError
-from distgan.data.writer import encode_png
+from distgan.png import encode_png
 
 KEPT_EXTENSIONS = READ_EXTENSIONS | {RAW_EXTENSION}  # what training reads
 EXTENSIONS = KEPT_EXTENSIONS | {"gif", "tif", "tiff"}  # what is taken for an image

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distgan.data.writer import Sample, encode_png, write_shards
+from distgan.data.writer import Sample, write_shards
+from distgan.png import encode_png
 from tests.shards import decode, noise, read_webdataset
 
 SAMPLES = [Sample(f"{number:04d}", encode_png(noise(number)), number % 3 if number != 4 else None) for number in range(7)]
