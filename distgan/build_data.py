@@ -54,9 +54,10 @@ class Preflight:
         images = f"images {size}x{size}x{channels}"
         if self.manifest is None:
             return f"{len(self.stream)} shards, streamed; {self.num_classes or 'no'} classes, {images}"
+        num_classes = self.num_classes or self.manifest.num_classes
         return (
             f"{self.manifest.num_samples:,} samples in {len(self.manifest.shards)} shards, "
-            f"{self.manifest.num_classes or 'no'} classes, {images}, manifest {self.manifest.hash[:12]}"
+            f"{num_classes or 'no'} classes, {images}, manifest {self.manifest.hash[:12]}"
         )
 
 

@@ -63,7 +63,7 @@ class Augment(Section):
     flip: bool = Field(default=False, description="mirror left and right, with probability 1/2")
     rotation_degrees: float = Field(default=0.0, ge=0, le=180, description="turn by an angle of up to this, in degrees, to either side")
     shift: float = Field(default=0.0, ge=0, lt=1, description="move by up to this share of the side, sideways and up or down")
-    zoom: float = Field(default=0.0, ge=0, lt=1, description="enlarge by a factor of 1 - zoom to 1 + zoom")
+    zoom: float = Field(default=0.0, ge=0, lt=1, description="enlarge by a factor of 1 - zoom to 1 + zoom (below 1)")
 
 
 def _to_int(value: object) -> object:
@@ -77,8 +77,8 @@ class Data(Section):
     url: str = Field(
         default="digits",
         min_length=1,
-        description="'digits' (embedded), or a directory, a tar file or a brace pattern of WebDataset shards; "
-        "mode stream: also http(s)://... and 'pipe:' and a command of the shell",
+        description="'digits' (embedded), or a directory, a tar file or a pattern ({..}, *) of WebDataset shards, also at http(s)://, "
+        "s3://, gs://; mode stream: tar files, http(s)://... and 'pipe:' and a command of the shell",
     )
     mode: Literal["indexed", "stream"] = Field(
         default="indexed",

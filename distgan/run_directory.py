@@ -52,6 +52,10 @@ class RunDirectory:
             changes = self.changes(config)
         except InputError as error:
             return [f"{self.config} of the run that is to go on cannot be used: {problem}" for problem in error.problems]
+        if not checkpoint.steps(self.checkpoints):
+            return []  # it begins anew
+        if manifest_hash:
+            changes.pop("data.url", None)  # the same shards may lie elsewhere by now: their content decides
         problems = [
             f"{field} is {now!r}, but the run in {self.path} has {before!r}; {way_out}."
             for field, (before, now) in changes.items()

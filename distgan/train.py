@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
+from distgan import checkpoint
 from distgan.build import build_networks, built_trainer, check
 from distgan.build_data import Preflight
 from distgan.cli import parse_command, to_yaml
@@ -36,17 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse_command(sys.argv[1:] if arguments is None else arguments)
         config = command.config if _restarts() == 0 else without_overwrite(command.config)
         world = World.from_environment()
-        preflight = check(config, world.size)
-        if command.dry_run:
-            if world.is_main:
-                print(describe(config, world, preflight))
-            return EXIT_DONE
-        return train(config, world, preflight)
+        try:
+            preflight = check(config, world.size)
+            if command.dry_run:
+                if world.is_main:
+                    print(describe(config, world, preflight))
+                return EXIT_DONE
+            return train(config, world, preflight)
+        except RunError as error:
+            has_checkpoint = checkpoint.steps(RunDirectory(Path(config.run.dir)).checkpoints)
+            way_on = " The same command goes on from the last checkpoint." if has_checkpoint else ""
+            print(f"distgan.train: error: {error}{way_on}", file=sys.stderr, flush=True)
+            return EXIT_FAILED
     except InputError as error:
         return refuse(error, "distgan.train", int(local_rank) if local_rank.isdigit() else 0)
-    except RunError as error:
-        print(f"distgan.train: error: {error} The same command goes on from the last checkpoint.", file=sys.stderr, flush=True)
-        return EXIT_FAILED
 
 
 def train(config: TrainConfig, world: World, preflight: Preflight) -> int:

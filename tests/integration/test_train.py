@@ -98,6 +98,27 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -
     assert [line["event"] for line in _log(run) if "event" in line] == ["start", "start"]
 
 
+def test_a_run_without_a_checkpoint_binds_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing was learnt: a slip of the first command can be mended in the second."""
+    stream = ["--data.mode", "stream", "--data.resolution", "8", "--data.channels", "1", "--data.num_workers", "0"]
+    assert _train(tmp_path / "run", *stream, "--data.url", "pipe:cat no-such-file") == 1
+    assert "the last checkpoint" not in capsys.readouterr().err
+    (shard,) = write_set(tmp_path / "shards", [100])
+    assert _train(tmp_path / "run", *stream, "--data.url", f"pipe:cat {shard}", "--model.latent_size", "5") == 0
+
+
+def test_data_that_has_moved_is_the_same_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path / "shards", [40, 60])
+    assert _train(tmp_path / "run", "--data.url", str(tmp_path / "shards")) == 0
+    shutil.move(tmp_path / "shards", tmp_path / "moved")
+    assert _train(tmp_path / "run", "--data.url", str(tmp_path / "moved"), "--train.total_kimg", "1.28") == 0
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [10, 20]
+    assert f"data.url from {str(tmp_path / 'shards')!r} to {str(tmp_path / 'moved')!r}" in capsys.readouterr().err
+    write_set(tmp_path / "others", [40, 61])
+    assert _train(tmp_path / "run", "--data.url", str(tmp_path / "others"), "--train.total_kimg", "1.92") == 2
+    assert "whose content has changed since the run" in capsys.readouterr().err
+
+
 def test_a_full_disk_costs_a_checkpoint_but_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

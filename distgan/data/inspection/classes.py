@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from distgan.data.shards.class_names import names_file
 from distgan.data.shards.grouping import NO_LABEL
 from distgan.errors import InputError
-
-NAMES = "classes.json"  # beside the shards: a JSON list of names, the first one that of label 0
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,13 @@ class Class:
 
 
 def read_names(directories: Iterable[Path]) -> list[str]:
-    """The names of the labels from 0 on, from the classes.json that lies in the directories; none where there is none.
+    """The names of the labels from 0 on, from the classes.json of these directories of shards; none where there is none.
 
     Raises:
         InputError: it is not a list of names, or two of them differ.
     """
     found: dict[Path, list[str]] = {}
-    for path in [directory / NAMES for directory in directories if (directory / NAMES).is_file()]:
+    for path in filter(None, map(names_file, directories)):
         try:
             names = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:

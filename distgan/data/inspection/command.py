@@ -18,7 +18,7 @@ def add_parsers(subparsers: Any) -> None:
     Args:
         subparsers: what `argparse.ArgumentParser.add_subparsers` returned.
     """
-    index = _parser(subparsers, "index", indexing.run, "index shards that are new or have changed, and list all that is damaged")
+    index = _parser(subparsers, "index", indexing.run, "index shards that are new or have changed, here or behind URLs, and list all that is damaged")
     index.epilog = "Exit code: 0: nothing is damaged, or a run may skip it; 1: something is damaged; 2: the command is wrong."
     index.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="as data.on_error of a run (default: fail)")
     index.add_argument(
@@ -29,14 +29,14 @@ def add_parsers(subparsers: Any) -> None:
         help="with skip: the share of all samples that may be damaged (default: %(default)s)",
     )
 
-    verify = _parser(subparsers, "verify", verification.run, "read all shards again and list what is not as it was when it was indexed")
+    verify = _parser(subparsers, "verify", verification.run, "read all local shards again and list what is not as it was when it was indexed")
     verify.epilog = "Exit code: 0: all is as it was; 1: something is damaged; 2: the command is wrong, or shards were never indexed."
     verify.add_argument(
         "--jobs", type=int, metavar="N", help="number of processes (default: one for each CPU, where there is much to read)"
     )
     verify.add_argument("--decode", action="store_true", help="also decode every image")
 
-    stats = _parser(subparsers, "stats", describing.run, "classes, image sizes, bytes and pixels of a data set")
+    stats = _parser(subparsers, "stats", describing.run, "classes, image sizes, bytes and pixels of local shards")
     stats.add_argument("--out", type=Path, metavar="DIR", help="also write stats.json and contact-sheet.png there (default: only print)")
     stats.add_argument(
         "--max-samples",

@@ -5,12 +5,13 @@ import sys
 
 from tqdm import tqdm
 
-from distgan.data.inspection.findings import EXIT_DAMAGED, counted, of_indexing
+from distgan.data.inspection.findings import EXIT_DAMAGED, Finding, counted, of_indexing
 from distgan.data.remote.cache import CacheSettings
 from distgan.data.shards import manifest, urls
 from distgan.data.shards.damage import DamagePolicy
 from distgan.data.shards.local_shards import forget_missing
 from distgan.data.shards.manifest import Manifest
+from distgan.data.shards.remote_shards import changed
 from distgan.errors import InputError
 from distgan.process import EXIT_DONE
 
@@ -27,16 +28,17 @@ def run(options: argparse.Namespace) -> int:
     for directory, index_directory in dict.fromkeys((shard.path.parent, shard.index_directory) for shard in local):
         for path in forget_missing(directory, index_directory):
             print(f"{path} is no longer there, and no longer in the manifest.", file=sys.stderr)
-    findings = of_indexing(opened)
-    for finding in findings:
+    damaged, elsewhere = of_indexing(opened), _changed_elsewhere(opened)
+    for finding in damaged + elsewhere:
         print(finding.line)
     sys.stdout.flush()  # before the summary, where both go to one place
     for line in _summary(opened):
         print(line, file=sys.stderr)
-    if not findings:
-        return EXIT_DONE
-    verdict, code = _judged(opened, policy)
-    print(verdict, file=sys.stderr)
+    verdict, code = _judged(opened, policy) if damaged else ("", EXIT_DONE)
+    if elsewhere:
+        verdict, code = "A run refuses what has changed; index the shards where they lie, and put that manifest beside them.", EXIT_DAMAGED
+    if verdict:
+        print(verdict, file=sys.stderr)
     return code
 
 
@@ -62,6 +64,16 @@ def labels(opened: Manifest) -> str:
         return "none"
     rest = "every sample is labelled" if num_labelled == opened.num_samples else f"{opened.num_samples - num_labelled:,} without a label"
     return f"0 to {opened.num_classes - 1}, {rest}"
+
+
+def _changed_elsewhere(opened: Manifest) -> list[Finding]:
+    """Remote shards that are not those of the manifest beside them, as far as their sizes tell."""
+    remote = [shard for shard in (*opened.shards, *opened.unreadable) if shard.is_remote]
+    sizes = {shard.location: shard.record.bytes for shard in remote}
+    return [
+        Finding(url, None, f"has {num_bytes} bytes, but had {sizes[url]} when the manifest beside it was made")
+        for url, num_bytes in changed(remote).items()
+    ]
 
 
 def _policy(options: argparse.Namespace) -> DamagePolicy:

@@ -170,5 +170,6 @@ def _report(shards: list[Shard], findings: list[Finding]) -> None:
         verdict = "all is as it was when it was indexed"
     print(f"{what} ({size}): {verdict}.", file=sys.stderr)
     if num_left_out:
-        left_out = f"{counted(num_left_out, 'more sample')} {'was' if num_left_out == 1 else 'were'}"
+        least = "At least " if any(damage.is_open for shard in shards for damage in shard.record.damages) else ""
+        left_out = f"{least}{counted(num_left_out, 'more sample')} {'was' if num_left_out == 1 else 'were'}"
         print(f"{left_out} damaged before that, and left out; python -m distgan.data index lists them.", file=sys.stderr)

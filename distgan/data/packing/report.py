@@ -10,10 +10,10 @@ from typing import Any
 from distgan.data.packing.items import Found, LeftOut, Source
 from distgan.data.packing.journal import ShardLine
 from distgan.data.packing.options import PackOptions
+from distgan.data.shards.class_names import NAMES
 from distgan.files import write_atomically
 
 REPORT = "pack.json"
-CLASSES = "classes.json"
 VERSION = 1  # of what is written for a command
 _SHOWN = 5  # of what was left out
 
@@ -40,7 +40,7 @@ def build_report(
 def write_report(report: dict[str, Any], directory: Path) -> None:
     """pack.json, and classes.json if the classes have names."""
     if report["classes"] is not None:
-        write_atomically(directory / CLASSES, _encoded(report["classes"]))
+        write_atomically(directory / NAMES, _encoded(report["classes"]))
     write_atomically(directory / REPORT, _encoded(report))
 
 

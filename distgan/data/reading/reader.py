@@ -185,11 +185,12 @@ class Reader(RealImages):
 
     def _count(self, problem: Problem) -> None:
         if not self._policy.skip:
-            index_file = self._shards[problem.shard].index_file
-            raise DamagedSampleError(
-                f"{problem.sentence} Put the right files back; or remove {index_file} and start again, so that the shard is indexed anew; "
-                "or set data.on_error to skip."
-            )
+            shard = self._shards[problem.shard]
+            if shard.is_remote:
+                mend = "Put the right file back there; or index the shards anew where they lie, and put that manifest beside them"
+            else:
+                mend = f"Put the right files back; or remove {shard.index_file} and start again, so that the shard is indexed anew"
+            raise DamagedSampleError(f"{problem.sentence} {mend}; or set data.on_error to skip.")
         self._statistics.skipped[problem.reason] += 1
         if (problem.shard, problem.place) in self._skipped:
             return

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from distgan.data.reading.local_file import LocalFile, Range
 from distgan.data.remote.cache import CacheFullError, CacheSettings, ShardCache
 from distgan.data.remote.storage import read_range
-from distgan.data.remote.transfer import ChangedShardError, RangesUnsupportedError, TransferError
+from distgan.data.remote.transfer import RangesUnsupportedError, TransferError
 from distgan.data.shards.index import Shard
 from distgan.data.shards.remote_shards import fetch_index
 
@@ -51,17 +51,12 @@ class RemoteFile:
         return self._cached is not None
 
     def read(self, ranges: list[Range]) -> Iterable[bytes | None]:
-        """As `ShardFile.read`; a shard that has changed cannot be read.
+        """As `ShardFile.read`.
 
         Raises:
             TransferError: the server does not give it.
+            ChangedShardError: it is another one by now.
         """
-        try:
-            return self._read(ranges)
-        except ChangedShardError:
-            return [None] * len(ranges)
-
-    def _read(self, ranges: list[Range]) -> Iterable[bytes | None]:
         if self._cached is None:
             self._cached = self._open_cached()
         if self._cached is None and self._at_once:
@@ -69,7 +64,7 @@ class RemoteFile:
                 self._cached = self._download()
         if self._cached is None:
             try:
-                return list(self._pool.map(lambda part: read_range(self._url, *part), ranges))
+                return list(self._pool.map(lambda part: read_range(self._url, *part, expected_bytes=self._record.bytes), ranges))
             except RangesUnsupportedError:
                 self._cached = self._only_way()
         return self._cached.read(ranges)

@@ -12,6 +12,7 @@ import numpy as np
 
 from distgan.data.decoding import Decoder, UnreadableImageError, decode_into
 from distgan.data.reading.local_file import LocalFile, ShardFile
+from distgan.data.remote.transfer import ChangedShardError
 from distgan.data.shards.index import Shard
 
 if TYPE_CHECKING:  # an HTTP client comes with them, which takes longer to import than all the rest
@@ -89,14 +90,11 @@ class SampleReader:
             number, own_places = int(shards[rows[0]]), places[rows]
             try:
                 shard = self._open(number)
+                problems += _read_shard(shard, number, rows, own_places, images, labels, statistics)
+            except ChangedShardError as error:
+                problems += _all_of(number, rows, own_places, str(error))
             except (OSError, ValueError) as error:
-                sentence = _unusable(self._shards[number], error)
-                problems += [
-                    Problem(row, number, place, "", "shard", sentence)
-                    for row, place in zip(rows.tolist(), own_places.tolist(), strict=True)
-                ]
-                continue
-            problems += _read_shard(shard, number, rows, own_places, images, labels, statistics)
+                problems += _all_of(number, rows, own_places, _unusable(self._shards[number], error))
         return problems, statistics
 
     def _opened(self, number: int) -> "_OpenShard":
@@ -166,6 +164,10 @@ def _read_shard(
         statistics.cache_hits += len(samples) * shard.file.is_cached
         statistics.cache_misses += len(samples) * (not shard.file.is_cached)
     return problems
+
+
+def _all_of(number: int, rows: np.ndarray, places: np.ndarray, sentence: str) -> list[Problem]:
+    return [Problem(row, number, place, "", "shard", sentence) for row, place in zip(rows.tolist(), places.tolist(), strict=True)]
 
 
 def _unusable(shard: Shard, error: Exception) -> str:

@@ -83,7 +83,7 @@ def _filesystem_of(url: str, stall_seconds: float) -> Any:
         return _filesystem(scheme, stall_seconds, os.getpid())
     except ImportError as error:
         raise InputError(
-            f"data.url is {shown(url)!r}, but {scheme}:// cannot be read ({error}); install what it needs: pip install {package}"
+            f"data.url is one of {scheme}://, for which {package} is needed ({error}); pip install 'distgan[{scheme}]'."
         ) from None
 
 

@@ -129,11 +129,12 @@ def read_small(url: str, limit_bytes: int, patience: Patience = PATIENCE) -> byt
     return _persistently(url, patience, attempt)
 
 
-def read_range(url: str, offset: int, length: int, patience: Patience = PATIENCE) -> bytes:
+def read_range(url: str, offset: int, length: int, patience: Patience = PATIENCE, expected_bytes: int | None = None) -> bytes:
     """Exactly `length` bytes from `offset` on.
 
     Raises:
         RangesUnsupportedError: the server sends the whole file for a range, which is then not read.
+        ChangedShardError: the file has not `expected_bytes` bytes.
         TransferError: it cannot be read, or ends before.
     """
     if length == 0:
@@ -144,6 +145,8 @@ def read_range(url: str, offset: int, length: int, patience: Patience = PATIENCE
             is_whole_file = body.first == 0 and body.num_bytes == length
             if body.first != offset and not is_whole_file:
                 raise unsupported
+            if expected_bytes is not None:
+                _check_size(url, body, expected_bytes)
             content = _read_up_to(body, length)
             if len(content) < length and body.num_bytes is not None and body.num_bytes < offset + length:
                 raise TransferError(
@@ -183,8 +186,7 @@ def download(
     while written_bytes < expected_bytes:
         try:
             with _open(url, written_bytes, None, patience, fresh) as body:
-                if body.num_bytes is not None and body.num_bytes != expected_bytes:
-                    raise ChangedShardError(f"{shown(url)} has {body.num_bytes} bytes instead of {expected_bytes}: it has changed.")
+                _check_size(url, body, expected_bytes)
                 _pass_over(body, written_bytes - body.first)
                 while chunk := body.read(CHUNK_BYTES):
                     if written_bytes + len(chunk) > expected_bytes:
@@ -217,6 +219,11 @@ def _open(url: str, first: int, stop: int | None, patience: Patience, fresh: boo
     if _is_web(url):
         return web.open_body(url, first, stop, patience.stall_seconds, fresh)
     return objects.open_body(url, first, stop, patience.stall_seconds)
+
+
+def _check_size(url: str, body: Body, expected_bytes: int) -> None:
+    if body.num_bytes is not None and body.num_bytes != expected_bytes:
+        raise ChangedShardError(f"{shown(url)} has {body.num_bytes} bytes instead of {expected_bytes}: it has changed.")
 
 
 def _read_up_to(body: Body, limit_bytes: int) -> bytes:

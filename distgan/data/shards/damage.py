@@ -68,7 +68,7 @@ class DamagePolicy:
                 f"data.on_error is 'skip', but {num_lost} of {num_all} samples are damaged, more than data.max_skipped_share "
                 f"{self.max_skipped_share:g} allows; mend the shards, or raise that."
             )
-        else:
+        elif num_lost < num_all:
             problems.append("To train without what is damaged, set data.on_error to skip.")
         raise InputError(problems)
 
@@ -92,10 +92,11 @@ class DamagePolicy:
             DamagedSampleError: it is spent.
         """
         num_all = num_skipped + num_read
+        early = f" of the first {JUDGED_FROM}" if num_all < JUDGED_FROM else ""
         if not self.allows(num_skipped, max(num_all, JUDGED_FROM)):
             raise DamagedSampleError(
                 f"{num_skipped} of the {num_all} samples that this rank has read so far are damaged, which is more than "
-                f"data.max_skipped_share {self.max_skipped_share:g} allows (of {JUDGED_FROM} at least). The last one: {last.reason}"
+                f"data.max_skipped_share {self.max_skipped_share:g} allows{early}. The last one: {last.reason}"
             )
 
 

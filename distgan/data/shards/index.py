@@ -186,7 +186,12 @@ def _no_tar(file: BinaryIO, error: tarfile.TarError) -> str:
         return "is an empty file; copy or pack it again"
     for magic, program in _COMPRESSIONS.items():
         if start.startswith(magic):
-            return f"is compressed, so no sample of it can be read by its place; unpack it ({program}) and set data.url to the tar"
+            return (
+                f"is compressed, so no sample of it can be read by its place; unpack it ({program}) and set data.url to the tar, "
+                "or set data.mode to stream"
+            )
+    if start.startswith((b"PK", b"\x93NUMPY")):
+        return f"is no tar, but may be a source for one: python -m distgan.data pack {Path(file.name).name} shards"
     return f"is not a readable tar ({error}); pack it again or take it out of data.url"
 
 

@@ -7,7 +7,6 @@
 Shards written by anybody are indexed on first use. Where the directory cannot be written, the three go to the user's cache.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -175,14 +174,14 @@ def index_shards(locations: Sequence[str | Path], cache: CacheSettings | None = 
 
 
 def _with_open_damages_counted(shards: list[Shard]) -> list[Shard]:
-    """A cut shard does not tell what it has lost: it is taken to have held as many samples as the others do on average."""
+    """A cut shard does not tell what it has lost: it is taken to have held as many samples as the largest of the others."""
     is_open = [any(damage.is_open for damage in shard.record.damages) for shard in shards]
     others = [shard.record for shard, open_ in zip(shards, is_open, strict=True) if not open_]
-    mean = math.ceil(sum(record.num_samples + record.num_damaged for record in others) / max(1, len(others)))
+    most = max((record.num_samples + record.num_damaged for record in others), default=0)
 
     def counted(record: ShardRecord) -> ShardRecord:
         num_known = record.num_samples + sum(damage.num_samples for damage in record.damages if not damage.is_open)
-        at_least = [mean - num_known if damage.is_open else 0 for damage in record.damages]
+        at_least = [most - num_known if damage.is_open else 0 for damage in record.damages]
         numbers = [max(damage.num_samples, number) for damage, number in zip(record.damages, at_least, strict=True)]
         damages = [replace(damage, num_samples=number) for damage, number in zip(record.damages, numbers, strict=True)]
         return replace(record, damages=tuple(damages))

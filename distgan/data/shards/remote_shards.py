@@ -18,7 +18,7 @@ from tqdm import tqdm
 from distgan.data.parallel import in_processes
 from distgan.data.remote import storage
 from distgan.data.remote.cache import CacheSettings
-from distgan.data.remote.transfer import NotFoundError, RefusedError, TransferError, shown
+from distgan.data.remote.transfer import NotFoundError, RefusedError, RemoteFile, TransferError, shown
 from distgan.data.shards.index import Shard, ShardRecord, index_shard
 from distgan.data.shards.records import SHARDS, TOTALS, directory_in_cache, parse_records, read_records, write_records
 from distgan.errors import InputError, RunError
@@ -57,6 +57,8 @@ def published_records(directory: str) -> dict[str, ShardRecord]:
         return parse_records(totals, storage.read_small(beside(directory, SHARDS), MAX_MANIFEST_BYTES))
     except (NotFoundError, RefusedError):  # stores that may not be listed answer the same if there is nothing
         return {}
+    except InputError:  # is a ValueError, too
+        raise
     except TransferError as error:
         raise InputError(f"data.url names shards whose manifest cannot be read: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -97,6 +99,18 @@ def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings)
     return {name_of(url): Shard(url, own, records[name_of(url)]) for url in urls}
 
 
+def changed(shards: Sequence[Shard]) -> dict[str, int | None]:
+    """By their URLs, how many bytes those remote shards have of which the server says another size than their manifest does.
+
+    Raises:
+        InputError: a shard cannot be looked at.
+    """
+    urls = [shard.location for shard in shards]
+    found = dict(zip(urls, _look_up(urls), strict=True))
+    sizes = {shard.location: shard.record.bytes for shard in shards}
+    return {url: now.num_bytes for url, now in found.items() if now.num_bytes not in (None, sizes[url])}
+
+
 def fetch_index(shard: Shard) -> None:
     """Bring the index that lies beside a remote shard, unless the right one is here.
 
@@ -133,14 +147,13 @@ def _read_identities(own: Path) -> dict[str, str]:
 
 def _identities(urls: Sequence[str]) -> dict[str, str]:
     """What the server says of each shard now, by name."""
+    return {name_of(url): f"{found.identity} {found.num_bytes}" for url, found in zip(urls, _look_up(urls), strict=True)}
 
-    def look_up(url: str) -> str:
-        found = storage.look_up(url)
-        return f"{found.identity} {found.num_bytes}"
 
+def _look_up(urls: Sequence[str]) -> list[RemoteFile]:
     try:
         with ThreadPoolExecutor(_LOOK_UPS) as pool:
-            return dict(zip(map(name_of, urls), pool.map(look_up, urls), strict=True))
+            return list(pool.map(storage.look_up, urls))
     except TransferError as error:
         raise InputError(f"data.url names a shard that cannot be read: {error}") from None
 

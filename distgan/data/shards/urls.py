@@ -92,14 +92,20 @@ def _local(url: str, pattern: str) -> list[Path]:
         if path.is_dir():
             inside = sorted(path.glob("*.tar"))
             if not inside:
-                raise InputError(
-                    f"data.url is {url!r}, but {path} holds no *.tar file; set data.url to where the shards are, "
-                    f"or pack the images there (python -m distgan.data pack {path} shards)."
-                )
+                raise InputError(f"data.url is {url!r}, but {path} holds no *.tar file; {_instead(path)}")
             shards += inside
         else:
             shards.append(path)
     return shards
+
+
+def _instead(directory: Path) -> str:
+    """What whoever gave a directory without shards may have meant."""
+    if below := sorted({path.parent for path in directory.glob("*/*.tar")}):
+        return f"did you mean {' or '.join(map(str, below[:3]))}?"
+    if any(path.name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")) for path in directory.iterdir()):
+        return "compressed ones have no places to read from: unpack them, or stream them (data.mode stream, data.url '.../*.tar.gz')."
+    return f"set data.url to where the shards are, or pack the images there (python -m distgan.data pack {directory} shards)."
 
 
 def _remote(url: str) -> list[str]:

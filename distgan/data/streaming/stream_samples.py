@@ -27,6 +27,7 @@ from distgan.data.streaming.tar_stream import DamagedStreamError, StreamedMember
 SHUFFLE_SAMPLES = 1000  # that wait in a worker's memory, not decoded, to be shuffled
 SHUFFLE_BYTES = 1 << 28  # of all of these; fewer wait if they are larger
 SHUFFLE_START = 100  # samples that are there when the first one is taken
+_CURL = {6: ": no such host", 7: ": nobody answers there", 22: ": the server refuses it, as where nothing lies there (404)"}  # by exit code
 _WANTED = EXTENSIONS | {RAW_EXTENSION, LABEL_EXTENSION}
 
 
@@ -145,8 +146,9 @@ class _Incoming:
     def _reason(self, error: OSError) -> str | None:
         if not isinstance(self._stream, Pipe):
             return error.strerror
-        command = self._stream.proc.args
-        return f"{'its command' if isinstance(command, str) else 'curl'} ended with exit code {self._stream.status}"
+        is_command = isinstance(self._stream.proc.args, str)
+        meaning = "" if is_command else _CURL.get(self._stream.status or 0, "")
+        return f"{'its command' if is_command else 'curl'} ended with exit code {self._stream.status}{meaning}"
 
     def close(self) -> None:
         """Stop reading; a command is ended."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from distgan.data.packing.archives import path_inside
 from distgan.data.packing.items import FileRange, Found, FoundFile, Item, LeftOut, Source
 from distgan.data.shards import tar
+from distgan.data.shards.class_names import names_file
 from distgan.data.shards.grouping import NO_LABEL
 from distgan.data.shards.index import Shard
 from distgan.data.shards.manifest import index_shards
@@ -47,8 +48,7 @@ def _items(shard: Shard) -> Iterator[Item]:
 
 def _class_names(directory: Path, items: Sequence[Item]) -> list[str] | None:
     """What an earlier pack wrote beside the shards, or above the two parts of a set."""
-    above = [directory.parent] if directory.name in ("train", "test") else []
-    path = next((folder / "classes.json" for folder in (directory, *above) if (folder / "classes.json").is_file()), None)
+    path = names_file(directory)
     if path is None:
         return None
     try:

@@ -47,6 +47,15 @@ def test_names_lie_beside_the_shards(tmp_path: Path) -> None:
     assert read_names([tmp_path / "a", write(tmp_path / "b", ["null", "eins", "zwei"])]) == ["null", "eins", "zwei"]
 
 
+def test_names_lie_above_the_parts_of_a_set(tmp_path: Path) -> None:
+    """As pack puts them; above any other directory lies something else."""
+    for name in ("train", "test", "photos"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "classes.json").write_text('["cat", "dog"]')
+    assert read_names([tmp_path / "train", tmp_path / "test"]) == ["cat", "dog"]
+    assert read_names([tmp_path / "photos"]) == []
+
+
 def test_names_that_differ_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"{tmp_path}/a/classes\.json and {tmp_path}/b/classes\.json name the classes differently"):
         read_names([write(tmp_path / "a", ["null"]), write(tmp_path / "b", ["eins"])])

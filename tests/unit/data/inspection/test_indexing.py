@@ -51,7 +51,7 @@ def test_every_damage_is_listed(directory: Path, run: Run) -> None:
         *(f"{directory}/0003.tar\tbad-{number}\tholds 'bad-{number}.png', {BAD}" for number in range(7)),
         f"{directory}/0004.tar\t\tis not a readable tar ({NO_HEADER}); pack it again or take it out of data.url",
     ]
-    assert "27 of 52 samples (52 %) are damaged: a run refuses that" in outcome.stderr
+    assert "45 of 70 samples (64 %) are damaged: a run refuses that" in outcome.stderr
     assert [shard.record.num_samples for shard in recorded(directory)] == [3, 20, 2, 0, 0]
     assert run("index", directory).lines == outcome.lines
 

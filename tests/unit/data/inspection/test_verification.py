@@ -227,6 +227,9 @@ def test_samples_that_were_damaged_when_they_were_indexed_are_only_counted(direc
     outcome = run("verify", directory)
     assert outcome[:2] == (0, [])
     assert "1 more sample was damaged before that" in outcome.stderr
+    os.truncate(directory / "0002.tar", 1000)
+    assert run("index", directory).code == 1
+    assert "At least 3 more samples were damaged before that" in run("verify", directory).stderr
 
 
 def test_a_key_cannot_break_the_line_or_steer_the_terminal(tmp_path: Path, run: Run) -> None:

@@ -18,6 +18,7 @@ from s3fs import S3FileSystem
 from distgan.data.remote import objects, transfer
 from distgan.data.remote.storage import download, exists, identity, list_tars, look_up, read_range, read_small, size_of
 from distgan.data.remote.transfer import ChangedShardError, NotFoundError, Patience, RefusedError, TransferError
+from distgan.data.shards.urls import resolve
 from distgan.errors import InputError
 from tests.http_server import Server, serving
 
@@ -299,8 +300,10 @@ def test_an_object_that_ends_early(memory: MemoryFileSystem) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, scheme: str, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     for ask in (*ASKING.values(), lambda url, patience: list_tars(url, patience)):
-        with pytest.raises(InputError, match=rf"^data.url is '{scheme}://b/a.tar', .*; install what it needs: pip install {package}$"):
+        with pytest.raises(InputError, match=rf"^data.url is one of {scheme}://, .*; pip install 'distgan\[{scheme}\]'\.$"):
             ask(f"{scheme}://b/a.tar", PATIENT)
+    with pytest.raises(InputError, match=r"^data.url is one of"):  # and not that its manifest is damaged
+        resolve(f"{scheme}://b/set/")
 
 
 def test_identities_of_memory(memory: MemoryFileSystem) -> None:

@@ -30,11 +30,12 @@ SKIP = DamagePolicy(skip=True, max_skipped_share=0.9)
     ("content", "words", "num_damaged"),
     [
         (bytes(10240), "is a tar without any file", 1),
-        (b"", "is an empty file", 4),  # as many as the others hold, (3 + 5) / 2
-        (b"no tar" * 1000, "is not a readable tar", 4),
-        (b"\x1f\x8b" + bytes(1000), "is compressed", 4),
+        (b"", "is an empty file", 5),  # as many as the largest of the others holds
+        (b"no tar" * 1000, "is not a readable tar", 5),
+        (b"\x1f\x8b" + bytes(1000), "is compressed", 5),
+        (b"PK\x03\x04" + bytes(1000), "may be a source for one: python -m distgan.data pack 0002.tar shards", 5),
     ],
-    ids=["without a file", "of no bytes", "no tar", "compressed"],
+    ids=["without a file", "of no bytes", "no tar", "compressed", "a zip"],
 )
 def test_a_shard_of_which_nothing_is_whole(directory: Path, content: bytes, words: str, num_damaged: int) -> None:
     (directory / "0002.tar").write_bytes(content)
@@ -53,20 +54,23 @@ def test_nothing_but_unreadable_shards_is_refused(directory: Path) -> None:
         shard.write_bytes(b"no tar" * 1000)
     with pytest.raises(InputError, match="3 of 3 samples are damaged"):
         open_manifest(resolve(str(directory)), SKIP)
+    with pytest.raises(InputError) as caught:
+        open_(directory)
+    assert "data.on_error" not in str(caught.value)  # there is nothing to go on with
 
 
 def test_a_cut_shard_has_lost_what_the_others_hold(tmp_path: Path) -> None:
-    """It does not tell how much followed; one sample it would be by its own bytes."""
-    write_set(tmp_path, [20, 20, 20, 20])
+    """It does not tell how much followed; one sample it would be by its own bytes. A short last shard makes it no less."""
+    write_set(tmp_path, [20, 20, 20, 5])
     cut = member_offsets(tmp_path / "0001.tar")["000023.cls"][0]
     os.truncate(tmp_path / "0001.tar", cut)
     opened = open_manifest(resolve(str(tmp_path)), SKIP)
-    assert (opened.num_samples, opened.num_damaged) == (63, 17)
+    assert (opened.num_samples, opened.num_damaged) == (48, 17)
     content = bytearray((tmp_path / "0002.tar").read_bytes())
     content[cut + 20] ^= 1  # in a header, in the middle of a shard: what follows is there
     (tmp_path / "0002.tar").write_bytes(content)
     opened = open_manifest(resolve(str(tmp_path)), SKIP)
-    assert opened.num_samples == 62
+    assert opened.num_samples == 47
     assert 1 <= opened.shards[2].record.num_damaged <= 2
 
 

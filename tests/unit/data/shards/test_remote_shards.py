@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from distgan.batch import BatchLayout
+from distgan.data.__main__ import main
 from distgan.data.plan import SamplePlan
 from distgan.data.reading import remote_file
 from distgan.data.reading.reader import Reader
@@ -124,8 +125,30 @@ def test_a_shard_that_changes_under_a_run_ends_it_by_its_name(served: Path, serv
     remote = open_manifest(resolve(server.url(PATTERN)), cache=settings)
     for number in range(6):
         flip_bit(served / f"{number:04d}.tar", member_offsets(served / f"{number:04d}.tar")[f"{sum(SIZES[:number]):06d}.png"][1] + 60)
-    with pytest.raises(RunError, match=r"The sample '0000\d\d' of http://127.*tar is not what its index says"):
+    found = (
+        r"http://127.*tar has changed since it was indexed"
+        if fetch
+        else r"The sample '0000\d\d' of http://127.*tar is not what its index says"
+    )
+    with pytest.raises(RunError, match=rf"{found}.* index the shards anew where they lie"):
         batches(remote, settings, fetch=fetch)
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+def test_a_shard_of_another_size_is_no_damaged_sample(
+    served: Path, server: Server, settings: CacheSettings, fetch: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its server says so; and to index the set again from here, where the manifest beside it is the old one, finds it, too."""
+    publish(served)
+    write_set(served / "others", [9])
+    shutil.copy(served / "others" / "0000.tar", served / "0002.tar")
+    remote = open_manifest(resolve(server.url(PATTERN)), cache=settings)
+    with pytest.raises(RunError, match=r"0002\.tar has 20480 bytes instead of \d+: it has changed\. Put the right file back there"):
+        batches(remote, settings, fetch=fetch)
+    assert main(["index", server.url(PATTERN)]) == 1
+    told = capsys.readouterr()
+    assert told.out.startswith(f"{server.url('0002.tar')}\t\thas 20480 bytes, but had ")
+    assert told.err.endswith("A run refuses what has changed; index the shards where they lie, and put that manifest beside them.\n")
 
 
 def test_ranged_reads_bring_what_is_needed_and_no_more(served: Path, server: Server, settings: CacheSettings) -> None:

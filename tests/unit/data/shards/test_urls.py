@@ -126,3 +126,12 @@ def test_commands_are_refused(url: str) -> None:
 @pytest.mark.parametrize("url", ["~no-such-user-here/x.tar", "x" * 300 + ".tar"], ids=["user unknown", "name too long"])
 def test_a_path_that_the_system_refuses(url: str) -> None:
     refusal(url)
+
+
+def test_a_directory_without_shards_says_what_may_have_been_meant(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    assert f"or pack the images there (python -m distgan.data pack {tmp_path} shards)" in refusal(str(tmp_path))
+    (tmp_path / "a.tar.gz").touch()
+    assert "unpack them, or stream them (data.mode stream" in refusal(str(tmp_path))
+    (tmp_path / "train" / "0.tar").touch()
+    assert f"did you mean {tmp_path}/train?" in refusal(str(tmp_path))

@@ -96,7 +96,7 @@ def test_a_server_that_fails_is_named(fault: str, code: int | None, tmp_path: Pa
         with pytest.raises(DamagedSampleError) as error:
             take(start_stream([server.url(name)]), 40)
     assert str(error.value).startswith(f"{server.url(name)} ")
-    assert ("is damaged after byte" if code is None else f"could not be read to its end (curl ended with exit code {code})") in str(
+    assert ("is damaged after byte" if code is None else f"could not be read to its end (curl ended with exit code {code}") in str(
         error.value
     )
 
