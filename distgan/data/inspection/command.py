@@ -18,7 +18,9 @@ def add_parsers(subparsers: Any) -> None:
     Args:
         subparsers: what `argparse.ArgumentParser.add_subparsers` returned.
     """
-    index = _parser(subparsers, "index", indexing.run, "index shards that are new or have changed, here or behind URLs, and list all that is damaged")
+    index = _parser(
+        subparsers, "index", indexing.run, "index shards that are new or have changed, here or behind URLs, and list all that is damaged"
+    )
     index.epilog = "Exit code: 0: nothing is damaged, or a run may skip it; 1: something is damaged; 2: the command is wrong."
     index.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="as data.on_error of a run (default: fail)")
     index.add_argument(
@@ -29,7 +31,9 @@ def add_parsers(subparsers: Any) -> None:
         help="with skip: the share of all samples that may be damaged (default: %(default)s)",
     )
 
-    verify = _parser(subparsers, "verify", verification.run, "read all local shards again and list what is not as it was when it was indexed")
+    verify = _parser(
+        subparsers, "verify", verification.run, "read all local shards again and list what is not as it was when it was indexed"
+    )
     verify.epilog = "Exit code: 0: all is as it was; 1: something is damaged; 2: the command is wrong, or shards were never indexed."
     verify.add_argument(
         "--jobs", type=int, metavar="N", help="number of processes (default: one for each CPU, where there is much to read)"
