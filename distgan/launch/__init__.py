@@ -1,0 +1,1 @@
+"""Starting runs where they are to run: on this machine, on several, under SLURM, on Kubernetes."""
