@@ -90,11 +90,13 @@ class SampleReader:
             number, own_places = int(shards[rows[0]]), places[rows]
             try:
                 shard = self._open(number)
+            except (OSError, ValueError) as error:
+                problems += _all_of(number, rows, own_places, _unusable(self._shards[number], error))
+                continue
+            try:
                 problems += _read_shard(shard, number, rows, own_places, images, labels, statistics)
             except ChangedShardError as error:
                 problems += _all_of(number, rows, own_places, str(error))
-            except (OSError, ValueError) as error:
-                problems += _all_of(number, rows, own_places, _unusable(self._shards[number], error))
         return problems, statistics
 
     def _opened(self, number: int) -> "_OpenShard":
