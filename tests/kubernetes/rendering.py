@@ -1,0 +1,28 @@
+"""Manifests as kubectl renders them."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+K8S = Path(__file__).parents[2] / "k8s"
+OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+
+
+def rendered(directory: Path) -> list[dict[str, Any]]:
+    """What `kubectl kustomize` makes of a directory."""
+    done = subprocess.run(["kubectl", "kustomize", str(directory)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def overlay(name: str) -> list[dict[str, Any]]:
+    """One of k8s/overlays."""
+    return rendered(K8S / "overlays" / name)
+
+
+def of_kind(manifests: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """The only manifest of its kind."""
+    (found,) = [manifest for manifest in manifests if manifest["kind"] == kind]
+    return found
