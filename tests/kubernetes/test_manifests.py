@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from distgan.launch import worker
 from distgan.launch.__main__ import build_parser
 from distgan.process import EXIT_STOPPED, EXIT_USAGE
 from tests.kubernetes.rendering import K8S, OVERLAYS, of_kind, overlay, rendered
+
+pytestmark = pytest.mark.skipif("DISTGAN_REQUIRE_TOOLS" not in os.environ and shutil.which("kubectl") is None, reason="no kubectl here")
 
 OLDEST = (1, 29)
 SIZES = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
