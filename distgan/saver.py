@@ -64,6 +64,7 @@ class Saver:
         except OSError:
             self._exporter.checkpoint_failures.inc()
             raise
+        self._exporter.last_checkpoint.set_to_current_time()
         self._saved_iteration = self._state.iteration
 
     def restore(self, saved: Checkpoint) -> None:

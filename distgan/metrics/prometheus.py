@@ -48,6 +48,9 @@ class Exporter:
         )
         self.last_step = Gauge("distgan_last_step_timestamp_seconds", "Unix time of the last iteration", registry=registry)
         self.checkpoint_seconds = Histogram("distgan_checkpoint_seconds", "Time of a save", buckets=CHECKPOINT_BUCKETS, registry=registry)
+        self.last_checkpoint = Gauge(
+            "distgan_last_checkpoint_timestamp_seconds", "Unix time of the last save; 0: none yet, or another rank saves", registry=registry
+        )
         self.checkpoint_failures = Counter("distgan_checkpoint_failures", "Saves that failed", registry=registry)
         Counter("distgan_restarts", "Restarts of the worker group by its agent", registry=registry).inc(restarts)
         build = Gauge("distgan_build_info", "Versions, as labels", ["version", "torch"], registry=registry)

@@ -123,10 +123,11 @@ def test_the_command_is_one_that_the_program_takes(manifests: list[dict[str, Any
 def test_ports_are_the_programs(manifests: list[dict[str, Any]]) -> None:
     port = Metrics().port
     expected = {"rendezvous": worker.MASTER_PORT, "metrics": port}
-    assert {entry["name"]: entry["containerPort"] for entry in container_of(manifests)["ports"]} == expected
+    num_ranks = int(container_of(manifests)["resources"]["limits"].get("nvidia.com/gpu", 1))
+    of_ranks = {f"metrics-{rank}": port + rank for rank in range(1, num_ranks)}
+    assert {entry["name"]: entry["containerPort"] for entry in container_of(manifests)["ports"]} == expected | of_ranks
     assert {entry["name"]: entry["port"] for entry in of_kind(manifests, "Service")["spec"]["ports"]} == expected
     (open_,) = [port for rule in of_kind(manifests, "NetworkPolicy")["spec"]["ingress"] for port in rule.get("ports", ())]
-    num_ranks = int(container_of(manifests)["resources"]["limits"].get("nvidia.com/gpu", 1))
     assert (open_["port"], open_["endPort"] >= port + num_ranks - 1) == (port, True)
 
 
@@ -151,6 +152,21 @@ def check_names(manifests: list[dict[str, Any]]) -> None:
 
 def test_names_agree(manifests: list[dict[str, Any]]) -> None:
     check_names(manifests)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_monitoring_joins_every_overlay(name: str, tmp_path: Path) -> None:
+    """And finds the pods and their ports there."""
+    relative = {part: os.path.relpath(K8S / part, tmp_path.resolve()) for part in (f"overlays/{name}", "components/monitoring")}
+    outer = {"resources": [relative[f"overlays/{name}"]], "components": [relative["components/monitoring"]]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(outer))
+    manifests = rendered(tmp_path)
+    check_names(manifests)
+    monitor = of_kind(manifests, "PodMonitor")["spec"]
+    labels = of_kind(manifests, "Job")["spec"]["template"]["metadata"]["labels"]
+    assert monitor["selector"]["matchLabels"].items() <= labels.items()
+    served = {entry["name"] for entry in container_of(manifests)["ports"]} - {"rendezvous"}
+    assert served <= {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
