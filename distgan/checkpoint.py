@@ -102,6 +102,11 @@ def newest_intact(directory: Path) -> tuple[int | None, list[str]]:
     return None, warnings
 
 
+def time_of(directory: Path, step: int) -> float:
+    """When a checkpoint was written, in seconds since 1970."""
+    return (directory / f"step-{step:08d}" / CHECKSUMS).stat().st_mtime
+
+
 def read_state(directory: Path, step: int) -> dict:
     """The JSON part of a checkpoint."""
     return json.loads((directory / f"step-{step:08d}" / STATE).read_text())

@@ -11,6 +11,10 @@ from pathlib import Path
 from distgan import checkpoint
 from distgan.process import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 
+# Nodes are told one after the other, and the first to be told makes all of them save: the last ones are told when it is done. And
+# the clock of a shared volume is not this node's.
+SPARED_SECONDS = 60.0
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -33,15 +37,15 @@ def of_workers(codes: Collection[int]) -> Verdict:
     return Verdict(EXIT_FAILED, f"A rank ended {ended}; training goes on from the last checkpoint.")
 
 
-def of_signal(number: int, newest_before: int | None, checkpoints: Path) -> Verdict:
-    """Of a node that was told to end by a signal: what counts is whether the run was saved after it.
+def of_signal(number: int, signal_time: float, checkpoints: Path) -> Verdict:
+    """Of a node that was told to end by a signal: what counts is whether the run was saved.
 
     Args:
-        newest_before: step of the newest checkpoint when the signal came; None: there was none.
+        signal_time: when the signal came, in seconds since 1970.
         checkpoints: of the run; all nodes share them.
     """
     name = signal.Signals(number).name
     newest, _ = checkpoint.newest_intact(checkpoints)
-    if newest is not None and (newest_before is None or newest > newest_before):
+    if newest is not None and checkpoint.time_of(checkpoints, newest) > signal_time - SPARED_SECONDS:
         return Verdict(EXIT_STOPPED, f"{name}: training was saved at step {newest}, and goes on from there.")
     return Verdict(EXIT_FAILED, f"{name}: nothing was saved since; training goes on from the checkpoint before.")

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,6 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from distgan import checkpoint
 from distgan.cli import parse_command
 from distgan.errors import InputError, RunError
 from distgan.launch import names, verdict
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> Verdict:
     checkpoints = RunDirectory(Path(parse_command(options.settings).config.run.dir)).checkpoints  # refuses what is wrong in a second
     index = _index(options.nodes)
-    with _newest_at_signal(checkpoints) as newest_before:
+    with _time_of_signal() as signal_times:
         arguments = ["--nproc-per-node", options.ranks_per_node, "--max-restarts", "0"]
         if options.nodes == 1:
             arguments.append("--standalone")
@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace) -> Verdict:
         except ChildFailedError as error:
             return verdict.of_workers([failure.exitcode for failure in error.failures.values()])
         except SignalException as stopped:
-            return verdict.of_signal(stopped.sigval, next(iter(newest_before), None), checkpoints)
+            return verdict.of_signal(stopped.sigval, min(signal_times, default=time.time()), checkpoints)
     return verdict.DONE
 
 
@@ -105,20 +105,20 @@ def _index(num_nodes: int) -> int:
 
 
 @contextmanager
-def _newest_at_signal(checkpoints: Path) -> Iterator[list[int]]:
-    """The newest checkpoint's step at the moment of the first signal, once there is one.
+def _time_of_signal() -> Iterator[list[float]]:
+    """When the first signal that ends the run came, once it has.
 
     The agent has handlers of its own, which tell nobody when they were called; what the interpreter writes into a wake-up
     descriptor does, whoever handles the signal.
     """
-    found: list[int] = []
+    found: list[float] = []
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
 
     def note() -> None:
         while signals := receiver.recv(1):
             if signals[0] in (signal.SIGTERM, signal.SIGINT):
-                found.extend(checkpoint.steps(checkpoints)[-1:])
+                found.append(time.time())
                 return
 
     thread = threading.Thread(target=note, daemon=True)

@@ -1,5 +1,6 @@
 """Exit codes of ranks and checkpoints -> the exit code of a node."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -29,18 +30,20 @@ def test_of_workers(codes: list[int], expected: int, words: str) -> None:
     assert words in found.sentence
 
 
-def saved(directory: Path, step: int) -> Path:
-    return checkpoint.save(directory, step, Checkpoint({"generator": {"weight": torch.ones(3)}}, {}), keep=3)
+def saved(directory: Path, step: int, at: float) -> Path:
+    path = checkpoint.save(directory, step, Checkpoint({"generator": {"weight": torch.ones(3)}}, {}), keep=3)
+    os.utime(path / "checksums.json", (at, at))
+    return path
 
 
 def test_a_signal_after_which_the_run_was_saved_is_no_failure(tmp_path: Path) -> None:
-    assert of_signal(signal.SIGTERM, None, tmp_path).code == 1
-    saved(tmp_path, 10)
-    assert of_signal(signal.SIGTERM, None, tmp_path).code == 75
-    assert of_signal(signal.SIGTERM, 10, tmp_path).code == 1
-    path = saved(tmp_path, 20)
-    found = of_signal(signal.SIGTERM, 10, tmp_path)
+    assert of_signal(signal.SIGTERM, 1e9, tmp_path).code == 1
+    saved(tmp_path, 10, at=1e9 - 600)
+    assert of_signal(signal.SIGTERM, 1e9, tmp_path).code == 1
+    path = saved(tmp_path, 20, at=1e9 + 5)
+    found = of_signal(signal.SIGTERM, 1e9, tmp_path)
     assert (found.code, found.sentence) == (75, "SIGTERM: training was saved at step 20, and goes on from there.")
+    assert of_signal(signal.SIGTERM, 1e9 + 15, tmp_path).code == 75  # this node was told when all was done
     with open(path / "generator.safetensors", "ab") as file:
         file.write(b"x")
-    assert of_signal(signal.SIGTERM, 10, tmp_path).code == 1  # what was saved since is damaged
+    assert of_signal(signal.SIGTERM, 1e9, tmp_path).code == 1  # what was saved since is damaged
