@@ -264,5 +264,5 @@ def missing() -> str:
     """What pods need and this machine lacks; empty: nothing. In CI nothing may be missing, and what is fails by itself."""
     if "DISTGAN_REQUIRE_TOOLS" in os.environ:
         return ""
-    tools = [tool for tool in ("ip", "runc", "kubectl") if shutil.which(tool) is None]
+    tools = [tool for tool in ("ip", "runc", "kubectl", "prometheus") if shutil.which(tool) is None]
     return ", ".join(tools if os.geteuid() == 0 else [*tools, "root"])

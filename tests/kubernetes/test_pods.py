@@ -2,7 +2,6 @@
 
 import json
 import os
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ import yaml
 
 from distgan import checkpoint
 from tests.kubernetes.cluster import Cluster, Pod, missing, until
+from tests.kubernetes.prometheus import scraping
 from tests.kubernetes.rendering import K8S, of_kind, rendered
+from tests.kubernetes.test_alerts import RULES
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"pods need {missing()}")
 
@@ -80,17 +81,20 @@ def await_training(cluster: Cluster, pods: list[Pod], num_checkpoints: int = 1) 
         until(has_saved, "no checkpoint", GUARD_SECONDS)
 
 
-def metric(cluster: Cluster, index: int, name: str) -> float:
-    with urllib.request.urlopen(f"http://{cluster.address(index)}:9400/metrics", timeout=30) as response:
-        text = response.read().decode()
-    return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(f"{name} ")))
+def test_three_pods_train_and_outlive_the_loss_of_one(cluster: Cluster, tmp_path: Path) -> None:
+    """One is killed: all end, none of it stops the Job, and three new ones go on from the checkpoint.
 
-
-def test_three_pods_train_and_outlive_the_loss_of_one(cluster: Cluster) -> None:
-    """One is killed: all end, none of it stops the Job, and three new ones go on from the checkpoint."""
+    A Prometheus outside of the pods' networks sees all of them, and the alerts that an hour cannot raise stay silent.
+    """
     pods = cluster.start_all()
     await_training(cluster, pods)
-    assert all(metric(cluster, index, "distgan_images_total") > 0 for index in range(NODES))  # from outside of the pods' networks
+    targets = [f"{cluster.address(index)}:9400" for index in range(NODES)]
+    with scraping(tmp_path / "prometheus", targets, RULES) as prometheus:
+        until(lambda: prometheus.value("count(rate(distgan_images_total[10s]) > 0)") == NODES, "not all are scraped", GUARD_SECONDS)
+        assert prometheus.value("sum(up)") == NODES
+        assert {sample["metric"]["instance"] for sample in prometheus.query("distgan_step_seconds_count > 0")} == set(targets)
+        assert prometheus.value("count(distgan_last_checkpoint_timestamp_seconds > 0)") == 1  # rank 0 saves
+        assert prometheus.query('ALERTS{alertstate="firing"}') == []
     assert lines(cluster)[0]["event"] == "start"
     pods[1].kill("KILL")
     codes = [pod.wait(GUARD_SECONDS) for pod in pods]

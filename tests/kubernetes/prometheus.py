@@ -1,0 +1,62 @@
+"""A real Prometheus that scrapes what it is told to."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SCRAPE_SECONDS = 1
+
+
+class Prometheus:
+    """Its HTTP interface."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The vector that an expression gives now: [{"metric": labels, "value": [time, text]}]; empty while nobody answers."""
+        try:
+            with urllib.request.urlopen(
+                f"http://{self.address}/api/v1/query?{urllib.parse.urlencode({'query': expression})}", timeout=30
+            ) as response:
+                return json.load(response)["data"]["result"]
+        except OSError:
+            return []
+
+    def value(self, expression: str) -> float | None:
+        """Of an expression that gives one number; None: it gives nothing yet."""
+        found = self.query(expression)
+        return float(found[0]["value"][1]) if found else None
+
+
+@contextlib.contextmanager
+def scraping(directory: Path, targets: Sequence[str], rules: dict[str, Any] | None = None) -> Iterator[Prometheus]:
+    """Scrape these addresses every second, as the job "distgan"; with these rules, if any."""
+    directory.mkdir(parents=True)
+    configuration: dict[str, Any] = {
+        "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"},
+        "scrape_configs": [{"job_name": "distgan", "static_configs": [{"targets": list(targets)}]}],
+    }
+    if rules is not None:
+        (directory / "rules.yaml").write_text(yaml.safe_dump(rules))
+        configuration["rule_files"] = ["rules.yaml"]
+    (directory / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = ["prometheus", "--config.file=prometheus.yaml", "--storage.tsdb.path=data", f"--web.listen-address={address}"]
+    with open(directory / "log", "wb") as log:
+        process = subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield Prometheus(address)
+    finally:
+        process.kill()
+        process.wait()
