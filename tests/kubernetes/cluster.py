@@ -46,7 +46,7 @@ class Cluster:
         self.spec = self.job["spec"]
         self.name = self.job["metadata"]["name"]
         self._bridge = f"dg{os.getpid() % 100000}"
-        self._second = 16 + os.getpid() % 200  # octet of the addresses
+        self._network = f"198.18.{os.getpid() % 256}"  # of the addresses that RFC 2544 keeps for tests
         self._number = 0
         self.pods: list[Pod] = []
         for volume in self.spec["template"]["spec"]["volumes"]:
@@ -60,7 +60,7 @@ class Cluster:
 
     def __enter__(self) -> "Cluster":
         run("ip", "link", "add", self._bridge, "type", "bridge")
-        run("ip", "address", "add", f"10.{self._second}.0.254/24", "dev", self._bridge)
+        run("ip", "address", "add", f"{self._network}.254/24", "dev", self._bridge)
         run("ip", "link", "set", self._bridge, "up")
         return self
 
@@ -88,7 +88,7 @@ class Cluster:
 
     def address(self, index: int) -> str:
         """Of the pod of this index; it keeps it, other than a real one, as names are what counts."""
-        return f"10.{self._second}.0.{index + 1}"
+        return f"{self._network}.{index + 1}"
 
     def full_name(self, index: int) -> str:
         """As the headless Service publishes it."""

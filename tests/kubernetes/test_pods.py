@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,16 @@ def manifests_for(directory: Path, recipe: dict[str, Any]) -> list[dict[str, Any
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)  # the containers' user has to get to the volumes
-    (tmp_path / "kustomization").mkdir()
-    with Cluster(tmp_path / "cluster", manifests_for(tmp_path / "kustomization", RECIPE)) as cluster:
+def place() -> Iterator[Path]:
+    """Where the volumes lie: the containers' user has to get there, who may not enter pytest's own directories."""
+    with tempfile.TemporaryDirectory(prefix="distgan-pods-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.fixture
+def cluster(place: Path, tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster(place, manifests_for(tmp_path, RECIPE)) as cluster:
         yield cluster
 
 
@@ -129,12 +135,9 @@ def test_names_that_appear_late(cluster: Cluster) -> None:
     await_training(cluster, pods)
 
 
-def test_a_wrong_configuration_is_not_tried_again(tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    (tmp_path / "kustomization").mkdir()
+def test_a_wrong_configuration_is_not_tried_again(place: Path, tmp_path: Path) -> None:
     wrong = RECIPE | {"data": {"url": "/data/nowhere"}}
-    with Cluster(tmp_path / "cluster", manifests_for(tmp_path / "kustomization", wrong)) as cluster:
+    with Cluster(place, manifests_for(tmp_path, wrong)) as cluster:
         pods = cluster.start_all()
         assert any(cluster.action(pod.wait(GUARD_SECONDS)) == "FailJob" for pod in pods), logs(pods)
         assert "data.url is '/data/nowhere'" in logs(pods)
