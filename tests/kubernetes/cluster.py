@@ -116,6 +116,7 @@ class Pod:
         self.cluster, self.index = cluster, index
         self._spec = cluster.spec["template"]["spec"]
         self._id = f"{cluster._bridge}-{number}"
+        self._link = f"{self._id}v"
         self._bundle = cluster.directory / "pods" / str(number)
         self._hosts = self._bundle / "hosts"
         self.message = self._bundle / "termination-log"
@@ -162,13 +163,14 @@ class Pod:
         subprocess.run(["runc", "delete", "--force", self._id], capture_output=True)
         if self._process is not None:
             self._process.wait(30)
+        subprocess.run(["ip", "link", "delete", self._link], capture_output=True)  # connections keep a namespace for a minute
         subprocess.run(["ip", "netns", "delete", self._id], capture_output=True)
 
     def _connect(self) -> None:
-        outside, address = f"{self._id}v", f"{self.cluster.address(self.index)}/24"
+        address = f"{self.cluster.address(self.index)}/24"
         run("ip", "netns", "add", self._id)
-        run("ip", "link", "add", outside[-15:], "type", "veth", "peer", "name", "eth0", "netns", self._id)
-        run("ip", "link", "set", outside[-15:], "master", self.cluster._bridge, "up")
+        run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self._id)
+        run("ip", "link", "set", self._link, "master", self.cluster._bridge, "up")
         for command in (["address", "add", address, "dev", "eth0"], ["link", "set", "eth0", "up"], ["link", "set", "lo", "up"]):
             run("ip", "-netns", self._id, *command)
 
