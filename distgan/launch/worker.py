@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         raise
     except RunError as error:
         found = Verdict(EXIT_FAILED, str(error))
-    print(f"distgan.launch: {found.sentence}", file=sys.stderr, flush=True)
+    _say(found.sentence)
     _leave_message(found.sentence)
     return found.code
 

@@ -69,10 +69,9 @@ def labels(opened: Manifest) -> str:
 def _changed_elsewhere(opened: Manifest) -> list[Finding]:
     """Remote shards that are not those of the manifest beside them, as far as their sizes tell."""
     remote = [shard for shard in (*opened.shards, *opened.unreadable) if shard.is_remote]
-    sizes = {shard.location: shard.record.bytes for shard in remote}
     return [
-        Finding(url, None, f"has {num_bytes} bytes, but had {sizes[url]} when the manifest beside it was made")
-        for url, num_bytes in changed(remote).items()
+        Finding(shard.location, None, f"has {num_bytes} bytes, but had {shard.record.bytes} when the manifest beside it was made")
+        for shard, num_bytes in changed(remote)
     ]
 
 

@@ -103,9 +103,11 @@ class SampleReader:
         shard, is_new = self._shards[number], number not in self._verified
         if self._remote is None or not shard.is_remote:
             file = LocalFile(shard.path, shard.record.bytes)
+            if is_new and not shard.is_index_whole():
+                raise ValueError("the index has another checksum")
         else:
             file = self._remote.open(shard, verify_index=is_new)
-        opened = _OpenShard(shard, file, verify=is_new)
+        opened = _OpenShard(shard, file)
         self._verified.add(number)
         return opened
 
@@ -119,10 +121,8 @@ def _remote_sources(cache: "CacheSettings", fetch: bool) -> "RemoteSources":
 class _OpenShard:
     """A shard's bytes and index."""
 
-    def __init__(self, shard: Shard, file: ShardFile, verify: bool) -> None:
+    def __init__(self, shard: Shard, file: ShardFile) -> None:
         self._shard, self.file = shard, file
-        if verify and not shard.is_index_whole():
-            raise ValueError("the index has another checksum")
         self.index = np.asarray(shard.load_index())  # indexing a memmap costs several times what indexing an array does
 
     def named(self, place: int, what: str) -> tuple[str, str]:

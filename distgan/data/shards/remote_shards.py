@@ -99,16 +99,14 @@ def open_directory(directory: str, urls: Sequence[str], settings: CacheSettings)
     return {name_of(url): Shard(url, own, records[name_of(url)]) for url in urls}
 
 
-def changed(shards: Sequence[Shard]) -> dict[str, int | None]:
-    """By their URLs, how many bytes those remote shards have of which the server says another size than their manifest does.
+def changed(shards: Sequence[Shard]) -> list[tuple[Shard, int]]:
+    """Those remote shards of which the server says another size than their manifest does, with that size in bytes.
 
     Raises:
         InputError: a shard cannot be looked at.
     """
-    urls = [shard.location for shard in shards]
-    found = dict(zip(urls, _look_up(urls), strict=True))
-    sizes = {shard.location: shard.record.bytes for shard in shards}
-    return {url: now.num_bytes for url, now in found.items() if now.num_bytes not in (None, sizes[url])}
+    sizes = [found.num_bytes for found in _look_up([shard.location for shard in shards])]
+    return [(shard, size) for shard, size in zip(shards, sizes, strict=True) if size is not None and size != shard.record.bytes]
 
 
 def fetch_index(shard: Shard) -> None:
