@@ -8,7 +8,6 @@ the image: the container sees this machine's programs, and no other files of it.
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,19 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.kubernetes.rendering import of_kind
+from tests.kubernetes.rendering import num_bytes, of_kind
 
 PROJECT = Path(__file__).parents[2]
 DOMAIN = "svc.cluster.local"
-SIZES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/passwd", "/etc/ssl", "/etc/alternatives")
-
-
-def num_bytes(size: str) -> int:
-    """'8Gi' -> 8589934592."""
-    match = re.fullmatch(r"(\d+)(Ki|Mi|Gi)", size)
-    assert match, size
-    return int(match[1]) * SIZES[match[2]]
 
 
 def run(*command: str) -> None:
@@ -260,11 +251,3 @@ def until(condition: Callable[[], object], what: str, seconds: float = 120) -> N
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)
-
-
-def missing() -> str:
-    """What pods need and this machine lacks; empty: nothing. In CI nothing may be missing, and what is fails by itself."""
-    if "DISTGAN_REQUIRE_TOOLS" in os.environ:
-        return ""
-    tools = [tool for tool in ("ip", "runc", "kubectl", "prometheus") if shutil.which(tool) is None]
-    return ", ".join(tools if os.geteuid() == 0 else [*tools, "root"])

@@ -1,5 +1,8 @@
 """Manifests as kubectl renders them."""
 
+import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,23 @@ import yaml
 
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+
+
+_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def missing(*tools: str) -> str:
+    """Those that this machine lacks; empty: none. In CI nothing may be missing, and what is fails by itself."""
+    if "DISTGAN_REQUIRE_TOOLS" in os.environ:
+        return ""
+    return ", ".join(tool for tool in tools if shutil.which(tool) is None)
+
+
+def num_bytes(size: str) -> int:
+    """'8Gi' -> 8589934592."""
+    match = re.fullmatch(r"(\d+)(Ki|Mi|Gi|Ti)", size)
+    assert match, size
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def rendered(directory: Path) -> list[dict[str, Any]]:

@@ -1,8 +1,6 @@
 """The alerts: promtool takes them, each is raised by what it is for and not by what is well, and each has a section in the runbook."""
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,9 @@ import pytest
 import yaml
 
 from distgan.metrics.prometheus import Exporter
-from tests.kubernetes.rendering import K8S
+from tests.kubernetes.rendering import K8S, missing
 
-pytestmark = pytest.mark.skipif("DISTGAN_REQUIRE_TOOLS" not in os.environ and shutil.which("promtool") is None, reason="no promtool here")
+pytestmark = pytest.mark.skipif(bool(missing("promtool")), reason="no promtool here")
 
 RULES = yaml.safe_load((K8S / "components" / "monitoring" / "alerts.yaml").read_text())["spec"]
 ALERTS = [rule["alert"] for group in RULES["groups"] for rule in group["rules"]]

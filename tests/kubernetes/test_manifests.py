@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ from distgan.config import Metrics
 from distgan.launch import worker
 from distgan.launch.__main__ import build_parser
 from distgan.process import EXIT_STOPPED, EXIT_USAGE
-from tests.kubernetes.rendering import K8S, OVERLAYS, of_kind, overlay, rendered
+from tests.kubernetes.rendering import K8S, OVERLAYS, missing, num_bytes, of_kind, overlay, rendered
 
-pytestmark = pytest.mark.skipif("DISTGAN_REQUIRE_TOOLS" not in os.environ and shutil.which("kubectl") is None, reason="no kubectl here")
+pytestmark = pytest.mark.skipif(bool(missing("kubectl")), reason="no kubectl here")
 
 OLDEST = (1, 29)
-SIZES = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -39,10 +37,6 @@ def container_of(manifests: list[dict[str, Any]]) -> dict[str, Any]:
 
 def environment_of(manifests: list[dict[str, Any]]) -> dict[str, str]:
     return {entry["name"]: entry["value"] for entry in container_of(manifests)["env"]}
-
-
-def num_bytes(size: str) -> int:
-    return int(size[:-2]) * SIZES[size[-2:]]
 
 
 def releases() -> list[str]:

@@ -11,12 +11,16 @@ import pytest
 import yaml
 
 from distgan import checkpoint
-from tests.kubernetes.cluster import Cluster, Pod, missing, until
+from tests.kubernetes.cluster import Cluster, Pod, until
 from tests.kubernetes.prometheus import scraping
-from tests.kubernetes.rendering import K8S, of_kind, rendered
+from tests.kubernetes.rendering import K8S, missing, of_kind, rendered
 from tests.kubernetes.test_alerts import RULES
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"pods need {missing()}")
+LACKING = missing("ip", "runc", "kubectl", "prometheus")
+pytestmark = [
+    pytest.mark.skipif(bool(LACKING), reason=f"pods need {LACKING}"),
+    pytest.mark.skipif("DISTGAN_REQUIRE_TOOLS" not in os.environ and os.geteuid() != 0, reason="pods need root"),
+]
 
 NODES = 3
 GUARD_SECONDS = 150
