@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from distgan import train
 from tests.packing import cifar_records, class_files, contents, idx, left_out, samples, write_files, write_mnist
+from tests.processes import alive, descendants, until
 from tests.shards import noise, write_set
 
 GUARD_SECONDS = 120
@@ -135,28 +135,6 @@ def test_the_number_of_workers_changes_no_byte(many: tuple[Path, Path], tmp_path
     assert sorted(left_out(tmp_path / "out")) == ["cat/broken.png", "dog/half.png"]
 
 
-def _until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + GUARD_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
-
-
-def _descendants(pid: int) -> list[int]:
-    try:
-        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
-    except FileNotFoundError:
-        return []
-    return children + [grandchild for child in children for grandchild in _descendants(child)]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_pack_that_is_stopped_goes_on_to_the_same_bytes(many: tuple[Path, Path], tmp_path: Path, number: signal.Signals) -> None:
     source, alone = many
@@ -164,8 +142,8 @@ def test_a_pack_that_is_stopped_goes_on_to_the_same_bytes(many: tuple[Path, Path
     with open(tmp_path / "stderr", "w") as stderr:
         process = subprocess.Popen(slow_command(source, tmp_path / "out", *OPTIONS, "--workers", 2), stderr=stderr, start_new_session=True)
         try:
-            _until(lambda: len(list(staging.glob("*.tar"))) >= 3 or process.poll() is not None, "no third shard")
-            descendants = _descendants(process.pid)
+            until(lambda: len(list(staging.glob("*.tar"))) >= 3 or process.poll() is not None, "no third shard")
+            below = descendants(process.pid)
             if number is signal.SIGINT:
                 os.killpg(process.pid, number)  # as a terminal sends it
             else:
@@ -175,8 +153,8 @@ def test_a_pack_that_is_stopped_goes_on_to_the_same_bytes(many: tuple[Path, Path
             process.kill()
     assert process.returncode == (-signal.SIGKILL if number is signal.SIGKILL else 75), (tmp_path / "stderr").read_text()
     assert not (tmp_path / "out").exists()
-    assert descendants
-    _until(lambda: not any(_alive(child) for child in descendants), "somebody is left behind")
+    assert below
+    until(lambda: not any(alive(child) for child in below), "somebody is left behind")
     if number is not signal.SIGKILL:
         assert (tmp_path / "stderr").read_text() == "distgan.data: stopped; the same command goes on after the last whole shard.\n"
     noted = [json.loads(line)["name"] for line in (staging / ".packing.jsonl").read_text().splitlines()[1:]]
@@ -191,7 +169,7 @@ def test_a_pack_that_is_stopped_goes_on_to_the_same_bytes(many: tuple[Path, Path
 
 def _kill_workers(pid: int) -> None:
     """Those that have nothing to do at the moment are no loss, and others come in their place: so, all, and again."""
-    for child in _descendants(pid):
+    for child in descendants(pid):
         with contextlib.suppress(OSError):
             if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes():
                 os.kill(child, signal.SIGKILL)
@@ -201,8 +179,8 @@ def test_a_worker_that_is_killed_is_a_sentence(many: tuple[Path, Path], tmp_path
     """As the kernel does where memory is short."""
     source, alone = many
     process = subprocess.Popen(slow_command(source, tmp_path / "out", *OPTIONS, "--workers", 2), stderr=subprocess.PIPE, text=True)
-    _until(lambda: (tmp_path / ".out.packing" / "000002.tar").exists() or process.poll() is not None, "no third shard")
-    _until(lambda: _kill_workers(process.pid) or process.poll() is not None, "still running")
+    until(lambda: (tmp_path / ".out.packing" / "000002.tar").exists() or process.poll() is not None, "no third shard")
+    until(lambda: _kill_workers(process.pid) or process.poll() is not None, "still running")
     _, stderr = process.communicate(timeout=GUARD_SECONDS)
     assert process.returncode == 2
     assert "--workers is 2, but one of these processes was killed" in stderr
@@ -214,7 +192,7 @@ def test_a_worker_that_is_killed_is_a_sentence(many: tuple[Path, Path], tmp_path
 def test_two_processes_with_one_destination(many: tuple[Path, Path], tmp_path: Path) -> None:
     source, alone = many
     first = subprocess.Popen(slow_command(source, tmp_path / "out", *OPTIONS, "--workers", 1), stdout=subprocess.DEVNULL)
-    _until(lambda: (tmp_path / ".out.packing" / "000002.tar").exists() or first.poll() is not None, "no third shard")
+    until(lambda: (tmp_path / ".out.packing" / "000002.tar").exists() or first.poll() is not None, "no third shard")
     first.send_signal(signal.SIGSTOP)
     try:
         second = pack(source, tmp_path / "out", *OPTIONS)

@@ -11,8 +11,6 @@ import re
 import subprocess
 import sys
 import sysconfig
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -243,11 +241,3 @@ def _programs() -> list[dict[str, Any]]:
     places = [*_SYSTEM, str(python), str(Path(sysconfig.get_path("purelib")).parents[2]), str(PROJECT)]
     existing = [place for place in dict.fromkeys(places) if os.path.exists(place)]
     return [{"destination": place, "type": "bind", "source": place, "options": ["rbind", "ro"]} for place in existing]
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from distgan import checkpoint
-from tests.kubernetes.cluster import Cluster, Pod, until
+from tests.kubernetes.cluster import Cluster, Pod
 from tests.kubernetes.prometheus import scraping
 from tests.kubernetes.rendering import K8S, missing, of_kind, rendered
 from tests.kubernetes.test_alerts import RULES
+from tests.processes import until
 
 LACKING = missing("ip", "runc", "kubectl", "prometheus")
 pytestmark = [

@@ -5,40 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.http_server import serving
+from tests.processes import alive, descendants, until
 from tests.shards import write_set
 from tests.streams import Start, take
 
 GUARD_SECONDS = 60
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def descendants(pid: int) -> set[int]:
-    """All processes below a process."""
-    try:
-        children = {int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()}
-    except FileNotFoundError:
-        return set()
-    return children.union(*(descendants(child) for child in children))
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + GUARD_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 RANK = """
@@ -104,10 +81,10 @@ def test_workers_end_with_a_rank_that_is_killed(tmp_path: Path) -> None:
     """And the commands they read from, though nothing comes from there that a closed pipe would stop."""
     (path,) = write_set(tmp_path, [150])
     with rank_of(f"pipe:cat {path}; sleep 1000; true", 2) as rank:
-        until(lambda: len(descendants(rank.pid)) == 6, "two workers with a shell and its sleep each")
+        until(lambda: len(descendants(rank.pid)) == 6, "two workers with a shell and its sleep each", GUARD_SECONDS)
         below = descendants(rank.pid)
         rank.kill()
-        until(lambda: not any(alive(pid) for pid in below), "a worker or its command outlived the rank")
+        until(lambda: not any(alive(pid) for pid in below), "a worker or its command outlived the rank", GUARD_SECONDS)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -121,4 +98,4 @@ def test_close_does_not_wait_for_a_command_that_says_nothing(num_workers: int, t
     assert len(started) >= max(1, num_workers)
     reader.close()
     reader._lifeline = os.open(os.devnull, os.O_RDONLY)  # for the fixture, which closes once more
-    until(lambda: not any(alive(pid) for pid in started), "a worker or its command is left")
+    until(lambda: not any(alive(pid) for pid in started), "a worker or its command is left", GUARD_SECONDS)
