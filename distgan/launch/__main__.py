@@ -1,6 +1,13 @@
-"""Start training on one machine or many.
+"""Start training on one machine or many. What is no option of a command is a setting of distgan.train.
 
-python -m distgan.launch worker --nodes 4 -- --config recipe.yaml      the process of a container: one node of a run
+python -m distgan.launch local --config my.yaml                                  this machine, every GPU
+python -m distgan.launch multinode --hosts node-0,node-1 --config my.yaml        several, by ssh
+python -m distgan.launch slurm submit --nodes 2 --config my.yaml                 several, by SLURM
+python -m distgan.launch k8s submit --nodes 2 --image IMAGE --config my.yaml     several, by Kubernetes; k8s logs follows it
+python -m distgan.launch plan --measured FILE --gpus 8 64 512                    how fast it would be, and what would hold it back
+python -m distgan.launch worker --nodes 2 -- --config my.yaml                    the process of a container: one node of a run
+
+Each but worker and plan takes --dry-run, which prints what would be done.
 """
 
 import argparse
@@ -8,24 +15,37 @@ import sys
 from collections.abc import Sequence
 
 from distgan.errors import InputError
-from distgan.launch import worker
+from distgan.launch import local, multinode, worker
 from distgan.process import refuse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    options = build_parser().parse_args(arguments)
     try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
         return options.run(options)
     except InputError as error:
         return refuse(error, "distgan.launch")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command's options; `settings` is what is none of them, and all that follows a `--`."""
+    given = list(arguments)
+    cut = given.index("--") if "--" in given else len(given)
+    options, settings = build_parser().parse_known_args(given[:cut])
+    settings += given[cut + 1 :]
+    if settings and "settings" not in options:
+        raise InputError(f"{settings[0]!r} is no argument of this command; see its --help.")
+    options.settings = settings
+    return options
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Of all commands."""
     parser = argparse.ArgumentParser(prog="distgan.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    worker.add_parser(subparsers)
+    for command in (local, multinode, worker):
+        command.add_parser(subparsers)
     return parser
 
 

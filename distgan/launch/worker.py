@@ -7,28 +7,21 @@ try again; 75 stopped on request and saved: try again, it is no failure; 1 anyth
 
 import argparse
 import os
-import signal
 import socket
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from torch.distributed import run as torchrun
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-from distgan.cli import parse_command
 from distgan.errors import InputError, RunError
-from distgan.launch import names, verdict
+from distgan.launch import agent, names
+from distgan.launch.agent import MASTER_PORT, Node
+from distgan.launch.job import NodeCount, checked, ranks_on_this_node
+from distgan.launch.say import say
 from distgan.launch.verdict import Verdict
-from distgan.process import EXIT_FAILED, EXIT_STOPPED, StopRequest
+from distgan.process import EXIT_FAILED, StopRequest
 from distgan.run_directory import RunDirectory
 
 TERMINATION_MESSAGE = Path("/dev/termination-log")  # Kubernetes' default: what is written there stands in the pod's status
-MASTER_PORT = 29500
+ELASTIC_RESTARTS = 10  # of the ranks of a node that stays, while others are lost; coming and going by itself does not count
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -38,10 +31,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="one node of a run, as process 1 of its container",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the run (default: 1)")
     parser.add_argument(
-        "--ranks-per-node", default="auto", metavar="N", help="processes on this node (default: auto, one for each GPU, or for each CPU)"
+        "--nodes",
+        default="1",
+        metavar="N",
+        help="nodes of the run (default: 1); MIN:MAX goes on with those that are left, and takes in those that come",
+    )
+    parser.add_argument(
+        "--ranks-per-node", default="auto", metavar="N", help="processes on this node (default: auto, one for each GPU, or two without one)"
     )
     parser.add_argument(
         "--master-port", type=int, default=MASTER_PORT, metavar="PORT", help="of node 0, where the others find it (default: %(default)s)"
@@ -49,8 +48,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--name-timeout", type=float, default=300.0, metavar="S", help="how long to wait for node 0's name, in seconds (default: 300)"
     )
-    parser.add_argument("settings", nargs="*", metavar="-- SETTINGS", help="of distgan.train")
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--max-restarts",
+        type=int,
+        metavar="N",
+        help=f"how often to start the ranks again in the same container (default: 0; {ELASTIC_RESTARTS} with MIN:MAX)",
+    )
+    parser.set_defaults(run=run, settings=[])
 
 
 def run(options: argparse.Namespace) -> int:
@@ -62,79 +66,36 @@ def run(options: argparse.Namespace) -> int:
         raise
     except RunError as error:
         found = Verdict(EXIT_FAILED, str(error))
-    _say(found.sentence)
+    say(found.sentence)
     _leave_message(found.sentence)
     return found.code
 
 
 def _run(options: argparse.Namespace) -> Verdict:
-    checkpoints = RunDirectory(Path(parse_command(options.settings).config.run.dir)).checkpoints  # refuses what is wrong in a second
-    index = _index(options.nodes)
-    with _time_of_signal() as signal_times:
-        arguments = ["--nproc-per-node", options.ranks_per_node, "--max-restarts", "0"]
-        if options.nodes == 1:
-            arguments.append("--standalone")
-        else:
-            node_0 = names.rank_zero(socket.getfqdn(), index)
-            with StopRequest().listening() as stop:
-                if not names.wait_for(node_0, options.name_timeout, stop, _say):
-                    return Verdict(EXIT_STOPPED, "Stopped before training began.")
-            arguments += ["--nnodes", str(options.nodes), "--node-rank", str(index)]
-            arguments += ["--master-addr", node_0, "--master-port", str(options.master_port)]
-            _say(f"Node {index} of {options.nodes}; node 0 is {node_0}.")
-        try:
-            torchrun.run(torchrun.parse_args([*arguments, "-m", "distgan.train", *options.settings]))
-        except ChildFailedError as error:
-            return verdict.of_workers([failure.exitcode for failure in error.failures.values()])
-        except SignalException as stopped:
-            return verdict.of_signal(stopped.sigval, min(signal_times, default=time.time()), checkpoints)
-    return verdict.DONE
+    nodes, ranks_per_node = NodeCount.parse(options.nodes), ranks_on_this_node(options.ranks_per_node)
+    index = _index(nodes)
+    config = checked(options.settings, nodes, ranks_per_node)  # refuses what is wrong in a second
+    node_0 = None
+    if nodes.most > 1:
+        node_0 = names.rank_zero(socket.getfqdn(), index)
+        with StopRequest().listening() as stop:
+            if not names.wait_for(node_0, options.name_timeout, stop, say):
+                return agent.STOPPED_EARLY
+    restarts = options.max_restarts if options.max_restarts is not None else ELASTIC_RESTARTS * nodes.is_elastic
+    node = Node(nodes, index, ranks_per_node, node_0, options.master_port, run_id=node_0 or "distgan", max_restarts=restarts)
+    checkpoints = RunDirectory(Path(config.run.dir)).checkpoints
+    return agent.train(node, options.settings, checkpoints, tell=lambda found: _leave_message(found.sentence))
 
 
-def _index(num_nodes: int) -> int:
+def _index(nodes: NodeCount) -> int:
     """Which node this is."""
-    if num_nodes < 1:
-        raise InputError(f"--nodes is {num_nodes}; give the number of nodes, 1 or more.")
-    text = os.environ.get("JOB_COMPLETION_INDEX", "0" if num_nodes == 1 else "")
-    if not text.isdecimal() or int(text) >= num_nodes:
+    text = os.environ.get("JOB_COMPLETION_INDEX", "0" if nodes.most == 1 else "")
+    if not text.isdecimal() or int(text) >= nodes.most:
         raise InputError(
-            f"JOB_COMPLETION_INDEX is {text!r}, but --nodes is {num_nodes}; run this in an Indexed Job with as many completions, or set "
-            f"it to this node's number from 0 to {num_nodes - 1}."
+            f"JOB_COMPLETION_INDEX is {text!r}, but --nodes is {nodes}; run this in an Indexed Job with as many completions, or set "
+            f"it to this node's number from 0 to {nodes.most - 1}."
         )
     return int(text)
-
-
-@contextmanager
-def _time_of_signal() -> Iterator[list[float]]:
-    """When the first signal that ends the run came, once it has.
-
-    The agent has handlers of its own, which tell nobody when they were called; what the interpreter writes into a wake-up
-    descriptor does, whoever handles the signal.
-    """
-    found: list[float] = []
-    receiver, sender = socket.socketpair()
-    sender.setblocking(False)
-
-    def note() -> None:
-        while signals := receiver.recv(1):
-            if signals[0] in (signal.SIGTERM, signal.SIGINT):
-                found.append(time.time())
-                return
-
-    thread = threading.Thread(target=note, daemon=True)
-    thread.start()
-    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    try:
-        yield found
-    finally:
-        signal.set_wakeup_fd(before)
-        sender.close()
-        thread.join(1.0)
-        receiver.close()
-
-
-def _say(text: str) -> None:
-    print(f"distgan.launch: {text}", file=sys.stderr, flush=True)
 
 
 def _leave_message(sentence: str) -> None:
