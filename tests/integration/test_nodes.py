@@ -1,6 +1,7 @@
-"""Several nodes, each with an agent of its own: here all on one machine."""
+"""Several nodes, each with an agent of its own, started by launch/multinode.sh: here all on one machine."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,19 @@ import torch
 from distgan import checkpoint
 from distgan.bench.ranks import free_port
 
+SCRIPT = Path(__file__).parents[2] / "launch" / "multinode.sh"
 SMALL = ["--train.total_kimg", "0.192", "--metrics.port", "0", "--model.name", "mlp", "--model.generator_sizes", "32"]
 
 
 def _agents(num_nodes: int, ranks_per_node: int, run: Path, *arguments: str) -> None:
-    nodes = ["--nnodes", str(num_nodes), "--nproc_per_node", str(ranks_per_node)]
-    meeting = [*nodes, "--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    program = ["-m", "distgan.train", *SMALL, "--run.dir", str(run), *arguments]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODES": str(num_nodes), "NPROC": str(ranks_per_node)}
     agents = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *meeting, "--node_rank", str(node), *program], stderr=subprocess.PIPE, text=True
+            [SCRIPT, *SMALL, "--run.dir", str(run), *arguments],
+            env=os.environ | meeting | {"NODE_RANK": str(node), "PATH": path},
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for node in range(num_nodes)
     ]
