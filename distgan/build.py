@@ -25,6 +25,7 @@ from distgan.engine.zero3 import Zero3Engine
 from distgan.errors import InputError
 from distgan.feed import Feed
 from distgan.losses import LOSSES
+from distgan.metrics.peaks import peak_flops_per_second
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.reporter import Reporter
 from distgan.metrics.traffic import Traffic
@@ -124,8 +125,9 @@ def built_trainer(config: TrainConfig, world: World, preflight: Preflight, expor
         samples_every_images=config.metrics.samples_every_kimg * 1000,
         checkpoint_every_images=config.checkpoint.every_kimg * 1000,
     )
+    peak = peak_flops_per_second(world.device, precision.dtype)
     with (
-        closing(Reporter(world, exporter, directory.log, state, schedule.total_images, traffic)) as reporter,
+        closing(Reporter(world, exporter, directory.log, state, schedule.total_images, traffic, peak)) as reporter,
         closing(build_reader(config, preflight, layout, state.discriminator_step, world)) as reader,
     ):
         for warning in warnings:

@@ -20,6 +20,7 @@ from distgan.config import TrainConfig, without_overwrite
 from distgan.data.streaming.stream_reader import APPROXIMATE
 from distgan.distributed import World
 from distgan.errors import InputError, RunError
+from distgan.metrics.log import RunLog
 from distgan.metrics.prometheus import Exporter
 from distgan.metrics.traffic import Traffic
 from distgan.ops import library
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     local_rank = os.environ.get("LOCAL_RANK", "0")
     try:
         command = parse_command(sys.argv[1:] if arguments is None else arguments)
-        config = command.config if _restarts() == 0 else without_overwrite(command.config)
+        config = command.config if _agent_restarts() == 0 else without_overwrite(command.config)
         world = World.from_environment()
         try:
             preflight = check(config, world.size)
@@ -57,12 +58,12 @@ def train(config: TrainConfig, world: World, preflight: Preflight) -> int:
     """Train on this rank; returns the exit code."""
     directory = RunDirectory(Path(config.run.dir))
     changes = {} if config.run.overwrite else directory.changes(config)
-    exporter = Exporter(_restarts())
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest().listening())
         stack.enter_context(directory.held(config) if world.is_main else nullcontext())
         engine = config.engine
         stack.enter_context(world.process_group(engine.timeout_seconds, engine.evaluation_timeout_seconds, engine.needs_process_group))
+        exporter = Exporter(_restarts(world, directory))
         stack.enter_context(exporter.serving(config.metrics.host, config.metrics.port and config.metrics.port + world.local_rank))
         traffic = stack.enter_context(Traffic().counting())  # before an engine keeps references to what it wraps
         with built_trainer(config, world, preflight, exporter, traffic) as trainer:
@@ -74,7 +75,15 @@ def train(config: TrainConfig, world: World, preflight: Preflight) -> int:
     return EXIT_DONE if done else EXIT_STOPPED
 
 
-def _restarts() -> int:
+def _restarts(world: World, directory: RunDirectory) -> int:
+    """How often the run was begun again, by the agent or by whoever else: the same on every rank. Collective.
+
+    The agent knows of what ended before it could log anything.
+    """
+    return world.broadcast_integer(max(RunLog(directory.log).num_sittings(), _agent_restarts()) if world.is_main else 0)
+
+
+def _agent_restarts() -> int:
     """How often the agent has started this group of workers again."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 

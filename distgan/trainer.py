@@ -11,7 +11,7 @@ from distgan.batch import Batch
 from distgan.data.reading.skips import SkipLedger
 from distgan.distributed import AnyRank, World
 from distgan.ema import Ema
-from distgan.engine.base import Engine, StepResult
+from distgan.engine.base import Engine
 from distgan.feed import Feed
 from distgan.images import sample, save_grid
 from distgan.metrics.reporter import Reporter
@@ -61,7 +61,8 @@ class Trainer:
         stopped = False
         while self.state.num_images < self.schedule.total_images and not stopped:
             begin = time.perf_counter()
-            self.iterate()
+            with self.reporter.iterating():
+                self.iterate()
             seconds = time.perf_counter() - begin
             self.state.train_seconds += seconds
             self.reporter.iteration(seconds, self.feed.reader.take_statistics())
@@ -74,37 +75,47 @@ class Trainer:
     def iterate(self) -> None:
         """One iteration: the discriminator's steps, the generator's, the average's."""
         batches: list[Batch] = []
-        with self.reporter.phase("discriminator"):
-            for number in range(self.state.discriminator_steps):
-                batches = self._discriminator_step(self.state.discriminator_step + number)
-        with self.reporter.phase("generator"):
-            self._generator_step(batches)
+        for number in range(self.state.discriminator_steps):
+            batches = self._discriminator_step(self.state.discriminator_step + number)
+        self._generator_step(batches)
         self.state.iteration += 1
-        with self.generator_engine.whole():
+        with self.reporter.phase("average"), self.generator_engine.whole():
             self.ema.update(self.generator_phase.network, self.state.num_images, self.state.images_per_iteration)
 
     def _discriminator_step(self, step: int) -> list[Batch]:
         phase, engine = self.discriminator_phase, self.discriminator_engine
-        batches = self.feed.for_discriminator(step)
-        with self.generator_engine.whole():
-            batches = [phase.with_fakes(batch) for batch in batches]
-        calls = [(part, batch) for part in phase.parts(step) for batch in batches]
-        phase.begin_step()
-        for number, (part, batch) in enumerate(calls):
-            self.reporter.add(engine.backward(part, batch, last=number == len(calls) - 1))
-        self._count("discriminator", engine.step())
+        batches = self.feed.for_discriminator(step)  # may wait for data: of no phase
+        with self.reporter.phase("discriminator"):
+            with self.generator_engine.whole():
+                batches = [self._with_fakes(batch) for batch in batches]
+            phase.begin_step()
+            self._backward("discriminator", engine, [(part, batch) for part in phase.parts(step) for batch in batches])
+            self._update("discriminator", engine)
         return batches
+
+    def _with_fakes(self, batch: Batch) -> Batch:
+        with self.reporter.call("fakes", batch.latents.shape):
+            return self.discriminator_phase.with_fakes(batch)
 
     def _generator_step(self, batches: list[Batch]) -> None:
         engine = self.generator_engine
         batches = self.feed.for_generator(self.state.iteration, batches)
-        self.generator_phase.begin_step()
-        with self.discriminator_engine.whole(), frozen(self.discriminator_phase.network):
-            for number, batch in enumerate(batches):
-                self.reporter.add(engine.backward("loss", batch, last=number == len(batches) - 1))
-        self._count("generator", engine.step())
+        with self.reporter.phase("generator"):
+            self.generator_phase.begin_step()
+            with self.discriminator_engine.whole(), frozen(self.discriminator_phase.network):
+                self._backward("generator", engine, [("loss", batch) for batch in batches])
+            self._update("generator", engine)
 
-    def _count(self, network: str, result: StepResult) -> None:
+    def _backward(self, network: str, engine: Engine, calls: list[tuple[str, Batch]]) -> None:
+        """Each call's part of the network's phase, forward and backward on its micro-batch."""
+        for number, (part, batch) in enumerate(calls):
+            first = number == 0  # where spectral norms iterate
+            with self.reporter.call(network, part, first, batch.real_images.shape, batch.latents.shape):
+                statistics = engine.backward(part, batch, last=number == len(calls) - 1)
+            self.reporter.add(statistics)
+
+    def _update(self, network: str, engine: Engine) -> None:
+        result = engine.step()
         self._skipped_in_a_row[network] = (self._skipped_in_a_row[network] + 1) * result.skipped
         self.reporter.add({f"{network}_gradient_norm": result.gradient_norm, f"{network}_skipped_share": result.skipped})
 

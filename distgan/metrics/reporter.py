@@ -1,53 +1,62 @@
 """One place that everything measured goes through: every rank's exporter; on rank 0 log.jsonl and the progress bar."""
 
-import json
-import math
-import os
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TextIO
-
-from tqdm import tqdm
 
 from distgan.data.reading.samples import ReadStatistics
 from distgan.data.shards.damage import Skip
 from distgan.distributed import World
+from distgan.metrics.flops import FlopCount
+from distgan.metrics.interval import Interval
+from distgan.metrics.log import RunLog
+from distgan.metrics.memory import memory_bytes
 from distgan.metrics.meter import Meter
+from distgan.metrics.moment import renew_zero
+from distgan.metrics.progress import Progress
 from distgan.metrics.prometheus import Exporter
-from distgan.metrics.traffic import Total, Traffic, totals
+from distgan.metrics.stopwatch import Stopwatch
+from distgan.metrics.traffic import Traffic, totals
 from distgan.phases import Statistics
 from distgan.state import TrainState
 
+_ITERATION = "iteration"  # its name at the stopwatch, beside those of the phases
+
 
 class Reporter:
-    """Collects the statistics of a run and tells them.
+    """Collects the statistics of a run and tells them. Nothing waits for a GPU but `interval`.
 
     Args:
         log: log.jsonl; rank 0 appends a line per interval and per event.
-        total_images: where the progress bar ends.
+        total_images: where the run ends.
+        peak_flops_per_second: of the device; None: not known.
     """
 
-    def __init__(self, world: World, exporter: Exporter, log: Path, state: TrainState, total_images: float, traffic: Traffic) -> None:
-        self._world, self._exporter, self._log, self._state = world, exporter, log, state
-        self._meter = Meter(world)
+    def __init__(
+        self,
+        world: World,
+        exporter: Exporter,
+        log: Path,
+        state: TrainState,
+        total_images: float,
+        traffic: Traffic,
+        peak_flops_per_second: float | None,
+    ) -> None:
+        self._world, self._exporter, self._state = world, exporter, state
+        self._log, self._progress = RunLog(log), Progress(state, total_images, shows=world.is_main)
+        self._meter, self._stopwatch, self._flops = Meter(world), Stopwatch(world.device), FlopCount()
         self._traffic = traffic
         traffic.flush()  # what an engine sends at its start belongs to no interval
-        self._total_images = total_images
-        self._bar = None
-        if world.is_main and _is_wide_terminal(sys.stderr):
-            iterations = math.ceil(total_images / state.images_per_iteration)
-            self._bar = tqdm(
-                total=iterations * state.images_per_iteration, initial=state.num_images, unit="img", unit_scale=True, dynamic_ncols=True
-            )
+        self._peak_flops_per_second = peak_flops_per_second
+        exporter.run_images.set(state.num_images)
+        exporter.run_target_images.set(total_images)
         self._begin_interval()
 
     def _begin_interval(self) -> None:
-        self._interval_images = self._state.num_images
-        self._interval_seconds = 0.0
-        self._interval_wait_seconds = 0.0
+        renew_zero(self._world.device)
+        self._num_images_before, self._flops_before = self._state.num_images, self._flops.total
+        self._data_wait_seconds = 0.0
 
     def add(self, statistics: Statistics) -> None:
         """Statistics of a phase; see `Meter.add`."""
@@ -55,52 +64,66 @@ class Reporter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time, as the host sees it, and exchanges within this are the phase's."""
-        begin = time.perf_counter()
-        with self._traffic.during(name):
+        """Time and exchanges within this are the phase's. Wait for data outside."""
+        with self._traffic.during(name), self._stopwatch.during(name):
             yield
-        self._exporter.phase_seconds.labels(name).inc(time.perf_counter() - begin)
+
+    def call(self, *kind: object) -> AbstractContextManager[None]:
+        """Within this runs a call of a network; see `FlopCount.call`."""
+        return self._flops.call(*kind)
+
+    def iterating(self) -> AbstractContextManager[None]:
+        """Within this runs an iteration, phases and waits for data together."""
+        return self._stopwatch.during(_ITERATION)
 
     def iteration(self, seconds: float, data: ReadStatistics) -> None:
-        """An iteration ended; it took `seconds`, and `data` was read for it."""
-        images = self._state.images_per_iteration
-        self._exporter.images.inc(images / self._world.size)
+        """An iteration ended; it took `seconds` as the host sees it, and `data` was read for it."""
+        self._exporter.images.inc(self._state.images_per_iteration / self._world.size)
+        self._exporter.run_images.set(self._state.num_images)
         self._exporter.step_seconds.observe(seconds)
         self._exporter.data(data)
         self._exporter.last_step.set(time.time())
-        self._interval_seconds += seconds
-        self._interval_wait_seconds += data.wait_seconds
-        if self._bar is not None:
-            self._bar.update(images)
+        self._data_wait_seconds += data.wait_seconds
+        self._progress.iteration()
 
-    def interval(self) -> dict[str, float]:
-        """End a log interval and tell its means, which are returned. Collective."""
-        means = self._meter.flush()
-        seconds = max(self._interval_seconds, 1e-9)
-        images = self._state.num_images - self._interval_images
-        speed = {"images_per_second": images / seconds, "data_wait_share": self._interval_wait_seconds / seconds}
-        exchanged = totals(self._traffic.flush())
-        self._export(means, speed, exchanged, images // self._state.images_per_iteration)
-        if self._world.is_main and images:
+    def interval(self) -> None:
+        """End a log interval and tell of it. Collective."""
+        interval = self._measured()
+        self._exporter.interval(interval)
+        if self._world.is_main and interval.num_images:
             position = {
                 "num_images": self._state.num_images,
                 "iteration": self._state.iteration,
                 "train_seconds": round(self._state.train_seconds, 3),
             }
-            collectives = {
-                f"{phase}_collective_{unit}": value
-                for phase, total in sorted(exchanged.items())
-                for unit, value in (("bytes", total.sent_bytes), ("seconds", total.seconds))
-            }
-            self._write(position | {name: _rounded(value) for name, value in (speed | means | collectives).items()})
-            self._show(speed | means)
+            self._log.write(position | {name: _rounded(value) for name, value in interval.record().items()})
+            self._progress.interval(interval)
         self._begin_interval()
-        return means
+
+    def _measured(self) -> Interval:
+        means = self._meter.flush()
+        phase_seconds = self._stopwatch.flush()
+        num_images = self._state.num_images - self._num_images_before
+        iterations = num_images // self._state.images_per_iteration
+        steps = {"generator": iterations, "discriminator": iterations * self._state.discriminator_steps}
+        return Interval(
+            num_images=num_images,
+            num_ranks=self._world.size,
+            seconds=max(phase_seconds.pop(_ITERATION, 0.0), 1e-9),
+            data_wait_seconds=self._data_wait_seconds,
+            phase_seconds=phase_seconds,
+            exchanged=totals(self._traffic.flush()),
+            flops=self._flops.total - self._flops_before,
+            peak_flops_per_second=self._peak_flops_per_second,
+            memory_bytes=memory_bytes(self._world.device),
+            means=means,
+            num_skipped_steps=sum(round(means.get(f"{network}_skipped_share", 0) * number) for network, number in steps.items()),
+        )
 
     def event(self, name: str, **values: object) -> None:
         """Append {"event": name, ...} to the log (rank 0)."""
         if self._world.is_main:
-            self._write({"event": name, "num_images": self._state.num_images, **values})
+            self._log.write({"event": name, "num_images": self._state.num_images, **values})
 
     def skipped(self, skip: Skip) -> None:
         """A damaged sample was replaced by another one (rank 0)."""
@@ -108,47 +131,12 @@ class Reporter:
         self.say(f"warning: skipped: {skip.reason}")
 
     def say(self, text: str) -> None:
-        """Print a line for the person who watches (rank 0), past the progress bar."""
-        if self._world.is_main:
-            tqdm.write(text, file=sys.stderr)
+        """Print a line for the person who watches (rank 0)."""
+        self._progress.say(text)
 
     def close(self) -> None:
         """Leave the progress bar."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def _export(self, means: dict[str, float], speed: dict[str, float], exchanged: dict[str, Total], iterations: int) -> None:
-        for phase, total in exchanged.items():
-            self._exporter.collective_bytes.labels(phase).inc(total.sent_bytes)
-            self._exporter.collective_seconds.labels(phase).inc(total.seconds)
-        self._exporter.images_per_second.set(speed["images_per_second"] / self._world.size)
-        for name, gauge in (("discriminator_loss", self._exporter.discriminator_loss), ("generator_loss", self._exporter.generator_loss)):
-            if name in means:
-                gauge.set(means[name])
-        for network in ("generator", "discriminator"):
-            if f"{network}_gradient_norm" in means:
-                self._exporter.gradient_norm.labels(network).set(means[f"{network}_gradient_norm"])
-        steps = {"generator": iterations, "discriminator": iterations * self._state.discriminator_steps}
-        self._exporter.nonfinite.inc(sum(round(means.get(f"{network}_skipped_share", 0) * number) for network, number in steps.items()))
-
-    def _write(self, record: Mapping[str, object]) -> None:
-        with open(self._log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def _show(self, values: dict[str, float]) -> None:
-        discriminator, generator = (values.get(f"{name}_loss", float("nan")) for name in ("discriminator", "generator"))
-        shown = f"data wait {values['data_wait_share']:.1%}, loss D {discriminator:.3f}, loss G {generator:.3f}"
-        if self._bar is not None:
-            self._bar.set_postfix_str(shown)  # it shows the images/s itself
-        else:
-            kimg = f"{self._state.num_images / 1000:g}/{self._total_images / 1000:g} kimg"
-            self.say(f"{kimg}, img/s {values['images_per_second']:.0f}, {shown}")
-
-
-def _is_wide_terminal(stream: TextIO) -> bool:
-    """Whether a progress bar would show: some terminals (of containers, say) are zero columns wide."""
-    return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+        self._progress.close()
 
 
 def _rounded(value: float) -> float | None:

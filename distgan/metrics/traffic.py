@@ -5,7 +5,6 @@ DDP's own exchange passes there because its engine has it call them; what it sen
 
 import functools
 import inspect
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
+
+from distgan.metrics.moment import Moment
 
 # Of n ranks in a ring, each sends (n - 1)/n of the bytes of this argument (a tensor or several) so many times; so it does, on average,
 # where only one rank gives or gets. (Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations".)
@@ -96,35 +97,6 @@ class Traffic:
         else:
             ended()
         return work
-
-
-class Moment:
-    """Now: of the host for tensors on the CPU, in the current stream for those on a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._host = time.perf_counter()
-        self._event = None
-        if device.type == "cuda":
-            self._zero = _zero(device)
-            self._event = torch.cuda.Event(enable_timing=True)
-            self._event.record()
-
-    def seconds(self) -> float:
-        if self._event is None:
-            return self._host
-        self._event.synchronize()
-        host, event = self._zero
-        return host + event.elapsed_time(self._event) / 1000
-
-
-@functools.cache
-def _zero(device: torch.device) -> tuple[float, torch.cuda.Event]:
-    """One moment on the clocks of both the host and the device."""
-    torch.cuda.synchronize(device)
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    event.synchronize()
-    return time.perf_counter(), event
 
 
 def totals(spans: Iterable[Span]) -> dict[str, Total]:

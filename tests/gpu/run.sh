@@ -43,6 +43,7 @@ step unit_tests 90 "$python" -m pytest -q -p no:cacheprovider tests/unit/ops -k 
 for tool in memcheck racecheck; do
     step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "${gpu_tests[@]}" -k 'current_stream or derivative'
 done
+step metrics 60 "$python" -m pytest -q -p no:cacheprovider tests/gpu/test_metrics.py
 step engines 120 "$python" -m pytest -q -p no:cacheprovider tests/gpu/test_training.py
 step bench 100 "$python" -m distgan.bench ops --device cuda --seconds 0.5 --out "$results/bench.json"
 

@@ -17,7 +17,8 @@ from distgan.bench.engines.report import BASELINE, Exchange, Network, Overlap, S
 from distgan.bench.measure import MIN_ROUNDS
 from distgan.distributed import World
 from distgan.engine.base import Engine
-from distgan.metrics.traffic import Moment, Traffic, totals
+from distgan.metrics.moment import Moment
+from distgan.metrics.traffic import Traffic, totals
 from distgan.phases import Phase, Statistics
 from distgan.trainer import Trainer
 
