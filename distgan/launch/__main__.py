@@ -14,9 +14,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from distgan.errors import InputError
-from distgan.launch import local, multinode, worker
-from distgan.process import refuse
+from distgan.errors import InputError, RunError
+from distgan.launch import local, multinode, slurm, worker
+from distgan.launch.kubernetes import command as k8s
+from distgan.launch.say import say
+from distgan.process import EXIT_FAILED, refuse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except InputError as error:
         return refuse(error, "distgan.launch")
+    except RunError as error:
+        say(str(error))
+        return EXIT_FAILED
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -44,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Of all commands."""
     parser = argparse.ArgumentParser(prog="distgan.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (local, multinode, worker):
+    for command in (local, multinode, slurm, k8s, worker):
         command.add_parser(subparsers)
     return parser
 
