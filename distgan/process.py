@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +17,23 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2  # the command or its configuration is wrong: do not retry
 EXIT_STOPPED = 75  # stopped on request, with a checkpoint: retry (EX_TEMPFAIL of sysexits.h)
 
+SAME_REQUEST_SECONDS = 5.0
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
-    """Set by SIGTERM or Ctrl-C; a second one of them ends the process at once."""
+    """Set by SIGTERM or Ctrl-C; one more of them, `SAME_REQUEST_SECONDS` later or after that, ends the process at once.
+
+    What comes sooner is the same request by another way: SLURM, like systemd, signals every process of a job, and torch's agent passes on
+    to its ranks what it was sent itself.
+    """
 
     def __init__(self) -> None:
         self._requested = False
+        self._timer = threading.Timer(SAME_REQUEST_SECONDS, _end_at_signals)
+        self._timer.daemon = True
 
     def __call__(self) -> bool:
         return self._requested
@@ -31,16 +41,24 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
         """Within this, the two signals set the request."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._handle) for number in _STOP_SIGNALS}
         try:
             yield self
         finally:
+            self._timer.cancel()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: object) -> None:
-        self._requested = True
-        signal.signal(number, signal.SIG_DFL)
+        if not self._requested:
+            self._requested = True
+            self._timer.start()
+
+
+def _end_at_signals() -> None:
+    """From a thread, so not by Python's own means; and not by a handler in Python, which a process that hangs would not come to."""
+    for number in _STOP_SIGNALS:
+        ctypes.CDLL(None).signal(number, ctypes.c_void_p(None))  # SIG_DFL
 
 
 def die_with_agent() -> None:
