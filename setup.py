@@ -1,11 +1,13 @@
-"""Builds the operators of csrc/, nothing else: the package itself is declared in pyproject.toml."""
+"""Builds the operators of csrc/ and packs the launchers' files; the package itself is declared in pyproject.toml."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.command.dist_info import dist_info
 
 ROOT = Path(__file__).resolve().parent
@@ -27,6 +29,16 @@ class Metadata(dist_info):
     def run(self) -> None:
         require_build_packages()
         super().run()
+
+
+class LauncherFiles(build_py):
+    """Manifests and scripts stand at the top of the project; the launchers of an installed package find them in it (launch/shipped.py)."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for name in ("k8s", "launch"):
+                shutil.copytree(ROOT / name, Path(self.build_lib) / "distgan" / "launch" / "shipped_files" / name, dirs_exist_ok=True)
 
 
 class Operators(build_ext):
@@ -52,4 +64,7 @@ class Operators(build_ext):
 
 
 # The extension is named for setuptools' sake: with one, the package is built and its wheel is of this platform.
-setup(ext_modules=[Extension("distgan.ops.build_info", ["csrc/build_info.cpp"])], cmdclass={"build_ext": Operators, "dist_info": Metadata})
+setup(
+    ext_modules=[Extension("distgan.ops.build_info", ["csrc/build_info.cpp"])],
+    cmdclass={"build_py": LauncherFiles, "build_ext": Operators, "dist_info": Metadata},
+)

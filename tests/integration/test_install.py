@@ -21,7 +21,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("checkout")
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / name, copy)
-    for name in ("csrc", "distgan"):
+    for name in ("csrc", "distgan", "k8s", "launch"):
         shutil.copytree(CHECKOUT / name, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     return copy
 
@@ -67,6 +67,9 @@ def test_installs_with_compiled_operators(checkout: Path, tmp_path: Path) -> Non
     assert "Root-Is-Purelib: false" in wheel.read_text()
     says = run(sys.executable, "-m", "distgan.ops", directory=tmp_path)
     assert "Operators on cpu: compiled." in says.stdout, says.stdout
+    script = run(sys.executable, "-m", "distgan.launch", "slurm", "render", directory=tmp_path)
+    assert script.stdout.startswith("#!/bin/bash"), script.stdout
+    assert (tmp_path / "distgan" / "launch" / "shipped_files" / "k8s" / "base" / "job.yaml").is_file()
 
 
 def test_installs_in_place(checkout: Path, tmp_path: Path) -> None:
