@@ -1,5 +1,6 @@
 """Processes that tests start: what is below them, whether they live, and waiting for what they do."""
 
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,3 +29,16 @@ def descendants(pid: int) -> set[int]:
     except FileNotFoundError:
         return set()
     return children.union(*(descendants(child) for child in children))
+
+
+def two_free_ports() -> int:
+    """The first of two neighbouring ports that nobody uses."""
+    for port in range(21000, 31000, 2):
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no two ports are free")

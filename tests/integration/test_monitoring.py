@@ -5,7 +5,6 @@ import pty
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import termios
@@ -18,22 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from distgan import train
 from distgan.metrics.prometheus import Exporter
+from tests.processes import two_free_ports
 
 GUARD_SECONDS = 120
 SMALL = ["--model.name", "mlp", "--model.generator_sizes", "16", "--model.discriminator_sizes", "16"]
-
-
-def _two_free_ports() -> int:
-    """The first of two neighbouring ports that nobody uses."""
-    for port in range(21000, 31000, 2):
-        with socket.socket() as first, socket.socket() as second:
-            try:
-                first.bind(("127.0.0.1", port))
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no two ports are free")
 
 
 def _scraped(port: int) -> dict[str, float]:
@@ -48,7 +35,7 @@ def _scraped(port: int) -> dict[str, float]:
 
 
 def test_every_rank_serves_its_own_metrics(tmp_path: Path) -> None:
-    port = _two_free_ports()
+    port = two_free_ports()
     (tmp_path / "run").mkdir()
     # Two sittings that ended before their first checkpoint.
     (tmp_path / "run" / "log.jsonl").write_text(2 * '{"event": "start", "num_images": 0}\n')

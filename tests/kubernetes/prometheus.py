@@ -4,9 +4,10 @@ import contextlib
 import json
 import socket
 import subprocess
+import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,37 @@ class Prometheus:
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The vector that an expression gives now: [{"metric": labels, "value": [time, text]}]; empty while nobody answers."""
+    def _get(self, path: str, **parameters: str) -> Any:
+        """What it answers; None: nobody does.
+
+        Raises:
+            ValueError: it takes no such question, and says why.
+        """
+        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(
-                f"http://{self.address}/api/v1/query?{urllib.parse.urlencode({'query': expression})}", timeout=30
-            ) as response:
-                return json.load(response)["data"]["result"]
+            with urllib.request.urlopen(url, timeout=30) as response:
+                return json.load(response)["data"]
+        except urllib.error.HTTPError as error:
+            raise ValueError(f"{parameters}: {error.read().decode()}") from error
         except OSError:
-            return []
+            return None
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The vector that an expression gives now: [{"metric": labels, "value": [time, text]}]; empty while nobody answers.
+
+        Raises:
+            ValueError: it is no PromQL, or cannot be computed.
+        """
+        found = self._get("query", query=expression)
+        return found["result"] if found else []
+
+    def label_values(self, label: str, series: str) -> list[str]:
+        """Of all these series so far. Raises as `query`."""
+        return self._get(f"label/{label}/values", **{"match[]": series}) or []
+
+    def rule_groups(self) -> list[dict[str, Any]]:
+        """As its API has them: {"name": ..., "rules": [...]}."""
+        return (self._get("rules") or {}).get("groups", [])
 
     def value(self, expression: str) -> float | None:
         """Of an expression that gives one number; None: it gives nothing yet."""
@@ -38,12 +61,15 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def scraping(directory: Path, targets: Sequence[str], rules: dict[str, Any] | None = None) -> Iterator[Prometheus]:
-    """Scrape these addresses every second, as the job "distgan"; with these rules, if any."""
+def scraping(
+    directory: Path, targets: Sequence[str] | Mapping[str, Sequence[str]], rules: dict[str, Any] | None = None
+) -> Iterator[Prometheus]:
+    """Scrape these addresses every second, as the job "distgan" or as the jobs that are named; with these rules, if any."""
     directory.mkdir(parents=True)
+    jobs = targets if isinstance(targets, Mapping) else {"distgan": targets}
     configuration: dict[str, Any] = {
         "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"},
-        "scrape_configs": [{"job_name": "distgan", "static_configs": [{"targets": list(targets)}]}],
+        "scrape_configs": [{"job_name": job, "static_configs": [{"targets": list(found)}]} for job, found in jobs.items()],
     }
     if rules is not None:
         (directory / "rules.yaml").write_text(yaml.safe_dump(rules))
