@@ -3,6 +3,7 @@
 python -m distgan.bench ops --out bench.json
 python -m distgan.bench ops --only tiny --only forward --seconds 1
 python -m distgan.bench engines --ranks 1 2 4 --config launch/recipes/digits-sngan.yaml
+python -m distgan.bench scaling --ranks 1 2 --out scaling.json
 python -m distgan.bench data --workers 2
 python -m distgan.bench damage --only "code in the data"
 """
@@ -16,6 +17,7 @@ from distgan.bench.damage import command as damage
 from distgan.bench.data import command as data
 from distgan.bench.engines import command as engines
 from distgan.bench.ops import command as ops
+from distgan.bench.scaling import command as scaling
 from distgan.errors import InputError
 from distgan.ops import library
 from distgan.process import EXIT_DONE, refuse
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Missed goals are printed and are no failure."""
     parser = argparse.ArgumentParser(prog="distgan.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
-    for benchmark in (ops, engines, data, damage):
+    for benchmark in (ops, engines, scaling, data, damage):
         benchmark.add_parser(benchmarks)
     options, others = parser.parse_known_args(arguments)
     if "settings" in options:

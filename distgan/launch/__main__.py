@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from distgan.errors import InputError, RunError
 from distgan.launch import local, multinode, slurm, worker
 from distgan.launch.kubernetes import command as k8s
+from distgan.launch.planning import command as plan
 from distgan.launch.say import say
 from distgan.process import EXIT_FAILED, refuse
 
@@ -49,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Of all commands."""
     parser = argparse.ArgumentParser(prog="distgan.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (local, multinode, slurm, k8s, worker):
+    for command in (local, multinode, slurm, k8s, plan, worker):
         command.add_parser(subparsers)
     return parser
 

@@ -33,7 +33,8 @@ def _commands() -> list[str]:
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader of the README would stand: recipes, their own images, the file of the example."""
     directory = tmp_path_factory.mktemp("readme")
-    (directory / "launch").symlink_to(README.parent / "launch")
+    for folder in ("docs", "launch"):
+        (directory / folder).symlink_to(README.parent / folder)
     images, labels = digits.load_images()
     samples = [Sample(f"{number:04d}", encode_png(images[number]), int(labels[number])) for number in range(200)]
     write_shards(samples, directory / "written", samples_per_shard=100)
