@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from distgan.bench.__main__ import main as bench
+from distgan.bench.scaling.measured import figures_of
 from distgan.bench.scaling.report import ScalingReport
 from distgan.build import build_networks
 from distgan.cli import validate
 from distgan.launch.__main__ import main as launch
-from distgan.launch.planning.figures import NetworkFigures
-from distgan.launch.planning.measured import figures_of
-from distgan.launch.planning.model import checkpoint_bytes
 from distgan.models.base import ImageShape
 from distgan.models.layers import BatchNorm2d
+from distgan.planning.figures import NetworkFigures
+from distgan.planning.model import checkpoint_bytes
 
 SETTINGS = [
     *("--model.generator_channels", "2", "--model.discriminator_channels", "2"),

@@ -3,10 +3,10 @@
 import math
 from dataclasses import replace
 
+from distgan.bench.scaling.measured import figures_of, topology_here
 from distgan.bench.scaling.report import Check, ScalingReport, Speed
-from distgan.launch.planning.figures import Figures, Line, Workload
-from distgan.launch.planning.measured import figures_of, topology_here
-from distgan.launch.planning.model import Cluster, predict_iteration
+from distgan.planning.figures import Figures, Line, Workload
+from distgan.planning.model import Cluster, predict_iteration
 
 
 def checks(report: ScalingReport) -> list[Check]:

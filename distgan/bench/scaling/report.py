@@ -8,7 +8,7 @@ from pydantic import Field
 
 from distgan.bench.record import BenchmarkRun, Record
 from distgan.bench.table import table
-from distgan.launch.planning.figures import Line
+from distgan.planning.figures import Line
 
 Network = Literal["discriminator", "generator"]
 

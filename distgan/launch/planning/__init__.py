@@ -1,1 +1,1 @@
-"""How fast a run would be on more ranks than there are here, from figures measured on few: a model of pure functions, and its command."""
+"""`python -m distgan.launch plan`: what the model of `distgan.planning` says of a run, and what to do about it."""

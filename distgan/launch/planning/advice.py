@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from distgan.config import TrainConfig
-from distgan.launch.planning.figures import Figures
-from distgan.launch.planning.model import Prediction
+from distgan.planning.figures import Figures
+from distgan.planning.model import Prediction
 
 CONNECTED_RANKS = 1000  # above which gloo, that connects every process with every other one, has been seen to fail (pytorch/gloo#327)
 _WORTH_SAYING = 0.01

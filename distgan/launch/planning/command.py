@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from distgan.bench.scaling.measured import figures_of, read
 from distgan.bench.scaling.report import ScalingReport
 from distgan.cli import parse_command, validate
 from distgan.config import TrainConfig, changed_fields, problems_between_fields
@@ -23,10 +24,9 @@ from distgan.engine import deepspeed_settings
 from distgan.errors import InputError
 from distgan.files import write_atomically
 from distgan.launch.planning import advice, table
-from distgan.launch.planning.collectives import Topology
-from distgan.launch.planning.figures import Figures, Workload
-from distgan.launch.planning.measured import figures_of, read
-from distgan.launch.planning.model import Cluster, Prediction, predict
+from distgan.planning.collectives import Topology
+from distgan.planning.figures import Figures, Workload
+from distgan.planning.model import Cluster, Prediction, predict
 from distgan.process import EXIT_DONE
 
 # What the measured times depend on: with another value of it they are no longer right.

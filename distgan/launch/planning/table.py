@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from distgan.bench.table import table
-from distgan.launch.planning.model import Prediction
+from distgan.planning.model import Prediction
 
 _TITLE = "ms of an iteration and what they go to; GB/s of a node to others, and of the data in all; what checkpoints and failures leave"
 _HEAD = [

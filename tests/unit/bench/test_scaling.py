@@ -9,12 +9,12 @@ import pytest
 
 from distgan.bench.scaling import prediction
 from distgan.bench.scaling.exchange import _exchanged
+from distgan.bench.scaling.measured import figures_of, topology_here
 from distgan.bench.scaling.report import AllReduce, Check, ScalingReport, Speed
 from distgan.bench.scaling.timing import Turn, jitter_of, point_of
 from distgan.data.reading.samples import ReadStatistics
-from distgan.launch.planning.collectives import ring_seconds
-from distgan.launch.planning.measured import figures_of, topology_here
 from distgan.metrics.traffic import Span
+from distgan.planning.collectives import ring_seconds
 
 DOCS = Path(__file__).parents[3] / "docs"
 RECORD = DOCS / "benchmarks" / "scaling-cpu.json"

@@ -12,14 +12,14 @@ import pytest
 
 from distgan import checkpoint
 from distgan.bench.engines.report import EnginesReport
+from distgan.bench.scaling.measured import figures_of
 from distgan.bench.scaling.report import ScalingReport
 from distgan.launch.__main__ import main
-from distgan.launch.planning import exchanges, failures
-from distgan.launch.planning.collectives import Topology, all_reduce_seconds, double_tree_seconds, ring_seconds, sent_bytes_per_node
-from distgan.launch.planning.figures import Figures, Line, NetworkFigures, Workload
-from distgan.launch.planning.measured import figures_of
-from distgan.launch.planning.model import Cluster, checkpoint_bytes, predict, predict_iteration
-from distgan.launch.planning.stragglers import expected_largest, straggling_seconds
+from distgan.planning import exchanges, failures
+from distgan.planning.collectives import Topology, all_reduce_seconds, double_tree_seconds, ring_seconds, sent_bytes_per_node
+from distgan.planning.figures import Figures, Line, NetworkFigures, Workload
+from distgan.planning.model import Cluster, checkpoint_bytes, predict, predict_iteration
+from distgan.planning.stragglers import expected_largest, straggling_seconds
 from tests.training import SMALL_MODELS, settings, trainer_of
 
 DOCS = Path(__file__).parents[3] / "docs"

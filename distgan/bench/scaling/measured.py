@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from distgan.bench.scaling.report import AllReduce, BatchPoint, NetworkCount, ScalingReport
 from distgan.errors import InputError
-from distgan.launch.planning.collectives import Topology
-from distgan.launch.planning.figures import Figures, Line, NetworkFigures
+from distgan.planning.collectives import Topology
+from distgan.planning.figures import Figures, Line, NetworkFigures
 
 _MAKE_ONE = "make one with python -m distgan.bench scaling --out FILE"
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from distgan.launch.planning.collectives import Topology, all_reduce_seconds, sent_bytes_per_node
-from distgan.launch.planning.figures import NetworkFigures, Workload
+from distgan.planning.collectives import Topology, all_reduce_seconds, sent_bytes_per_node
+from distgan.planning.figures import NetworkFigures, Workload
 
 
 @dataclass(frozen=True)

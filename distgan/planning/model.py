@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from distgan.launch.planning import exchanges, failures
-from distgan.launch.planning.collectives import Topology, all_reduce_seconds
-from distgan.launch.planning.figures import Figures, Line, NetworkFigures, Workload
-from distgan.launch.planning.stragglers import straggling_seconds
+from distgan.planning import exchanges, failures
+from distgan.planning.collectives import Topology, all_reduce_seconds
+from distgan.planning.figures import Figures, Line, NetworkFigures, Workload
+from distgan.planning.stragglers import straggling_seconds
 
 
 @dataclass(frozen=True)
