@@ -11,15 +11,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from distgan.batch import Batch
 from distgan.bench.engines.contestants import ENGINES, trainer_under
 from distgan.bench.engines.report import BASELINE, Exchange, Network, Overlap, Speed
+from distgan.bench.gradients import gradient_moments
 from distgan.bench.measure import MIN_ROUNDS
 from distgan.distributed import World
 from distgan.engine.base import Engine
-from distgan.metrics.moment import Moment
 from distgan.metrics.traffic import Traffic, totals
-from distgan.phases import Phase, Statistics
+from distgan.phases import Phase
 from distgan.trainer import Trainer
 
 Results = tuple[list[Speed], list[Exchange], list[Overlap]]
@@ -127,25 +126,11 @@ def _num_parameters(trainer: Trainer, network: Network) -> int:
 def _overlap(world: World, name: str, trainer: Trainer, network: Network, traffic: Traffic) -> Overlap:
     """Of the last backward of a step, in which the ranks meet: when its gradients were there and when they were exchanged."""
     phase, engine = _trained(trainer, network)
-    moments: list[Moment] = []
-    backward = engine.backward
-
-    def looking(part: str, batch: Batch, *, last: bool) -> Statistics:
-        moments.clear()
-        return backward(part, batch, last=last)
-
-    hooks = [
-        parameter.register_post_accumulate_grad_hook(lambda parameter: moments.append(Moment(parameter.device)))
-        for parameter in phase.network.parameters()
-    ]
-    engine.backward = looking
-    _meet(world)
-    traffic.flush()
-    trainer.iterate()
-    _meet(world)
-    engine.backward = backward
-    for hook in hooks:
-        hook.remove()
+    with gradient_moments(phase, engine) as moments:
+        _meet(world)
+        traffic.flush()
+        trainer.iterate()
+        _meet(world)
     gradients = [one.seconds() for one in moments]
     first = min(gradients)
     # What is exchanged before is of batch norms in the forward; within, theirs are but a few bytes.

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from distgan import checkpoint
-from distgan.batch import Batch
 from distgan.bench.engines.contestants import trainer_under
 from distgan.bench.engines.report import BASELINE
+from distgan.bench.gradients import gradient_moments
 from distgan.bench.scaling.report import Network
 from distgan.build import grid_labels
 from distgan.cli import to_yaml
@@ -24,9 +24,8 @@ from distgan.config import TrainConfig
 from distgan.distributed import World
 from distgan.engine.base import Engine
 from distgan.images import sample, save_grid
-from distgan.metrics.moment import Moment
 from distgan.metrics.traffic import Traffic
-from distgan.phases import Phase, Statistics
+from distgan.phases import Phase
 from distgan.randomness import Randomness
 from distgan.run_directory import RunDirectory
 from distgan.trainer import Trainer
@@ -144,26 +143,12 @@ def _grid_seconds(trainer: Trainer, count: int, num_classes: int | None, path: P
 
 def _backward_seconds(trainer: Trainer, phase: Phase, engine: Engine) -> float:
     """From the first gradient of a step's last backward to the last."""
-    moments: list[Moment] = []
-    backward = engine.backward
-
-    def looking(part: str, batch: Batch, *, last: bool) -> Statistics:
-        moments.clear()
-        return backward(part, batch, last=last)
-
-    hooks = [
-        parameter.register_post_accumulate_grad_hook(lambda parameter: moments.append(Moment(parameter.device)))
-        for parameter in phase.network.parameters()
-    ]
-    engine.backward = looking
     found = []
-    for _ in range(_SAMPLES):
-        trainer.iterate()
-        seconds = [moment.seconds() for moment in moments]
-        found.append(max(seconds) - min(seconds))
-    engine.backward = backward
-    for hook in hooks:
-        hook.remove()
+    with gradient_moments(phase, engine) as moments:
+        for _ in range(_SAMPLES):
+            trainer.iterate()
+            seconds = [moment.seconds() for moment in moments]
+            found.append(max(seconds) - min(seconds))
     return statistics.median(found)
 
 
