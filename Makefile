@@ -11,8 +11,8 @@ train: setup ## train on the embedded digits, or resume; pictures in runs/digits
 	@nproc=$(NPROC); set -x; OMP_NUM_THREADS=1 .venv/bin/torchrun --nproc_per_node $$nproc -m distgan.train $(ARGS)
 
 .PHONY: test
-test: setup ## the tests, without the slow ones of test-faults and test-quality
-	.venv/bin/pytest tests --ignore=tests/faults --ignore=tests/quality
+test: setup ## the tests, without the slow ones of test-faults, test-quality and test-image
+	.venv/bin/pytest tests --ignore=tests/faults --ignore=tests/quality --ignore=tests/image
 
 .PHONY: test-faults
 test-faults: setup ## the tests that kill, cut and corrupt things
@@ -21,6 +21,10 @@ test-faults: setup ## the tests that kill, cut and corrupt things
 .PHONY: test-quality
 test-quality: setup ## train the default recipe to its end and have the digits judged
 	.venv/bin/pytest tests/quality -s
+
+.PHONY: test-image
+test-image: setup ## build the image (buildah, mmdebstrap, root) and run it as Kubernetes does
+	.venv/bin/pytest tests/image
 
 .PHONY: lint
 lint: setup ## ruff, pyright and clang-format; changes nothing
