@@ -7,6 +7,7 @@ checkpoint; 1 anything else.
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import sys
@@ -22,6 +23,8 @@ from distgan.launch.remote import Remote, check_ssh, run_everywhere
 from distgan.launch.say import say
 from distgan.process import EXIT_DONE
 from distgan.run_directory import RunDirectory
+
+_HOST = re.compile(r"[\w:.@\[\]][\w:.@\[\]-]*")  # what ssh takes for no option
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -93,13 +96,11 @@ def _stop_with_input() -> None:
 def _run_all(options: argparse.Namespace) -> int:
     """All nodes, by ssh."""
     hosts = [host.strip() for host in options.hosts.split(",")]
-    if "" in hosts or len(set(hosts)) < len(hosts):
+    if len(set(hosts)) < len(hosts) or not all(_HOST.fullmatch(host) for host in hosts):
         raise InputError(f"--hosts is {options.hosts!r}; give different names, with commas between them: node-0,node-1.")
-    if options.ranks_per_node == "auto":
-        # Machines with GPUs may well be started from one without.
-        config = checked(options.settings, NodeCount(1, 1), 1)
-    else:
-        config = checked(options.settings, NodeCount(len(hosts), len(hosts)), ranks_on_this_node(options.ranks_per_node))
+    # By itself one at least: machines with GPUs may well be started from one without.
+    ranks = 1 if options.ranks_per_node == "auto" else ranks_on_this_node(options.ranks_per_node)
+    config = checked(options.settings, NodeCount(len(hosts), len(hosts)), ranks)
     each = [
         *(sys.executable, "-m", "distgan.launch", "multinode", "--nodes", str(len(hosts)), "--ranks-per-node", options.ranks_per_node),
         *("--master-addr", options.master_addr or hosts[0].rpartition("@")[2], "--master-port", str(options.master_port)),

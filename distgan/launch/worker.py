@@ -91,9 +91,10 @@ def _index(nodes: NodeCount) -> int:
     """Which node this is."""
     text = os.environ.get("JOB_COMPLETION_INDEX", "0" if nodes.most == 1 else "")
     if not text.isdecimal() or int(text) >= nodes.most:
+        given = repr(text) if text else "not set"
         raise InputError(
-            f"JOB_COMPLETION_INDEX is {text!r}, but --nodes is {nodes}; run this in an Indexed Job with as many completions, or set "
-            f"it to this node's number from 0 to {nodes.most - 1}."
+            f"JOB_COMPLETION_INDEX is {given}, but --nodes is {nodes}; run this in an Indexed Job with as many completions, or set it to "
+            f"this node's number from 0 to {nodes.most - 1}."
         )
     return int(text)
 

@@ -169,7 +169,10 @@ def watch(options: argparse.Namespace, grafana: str | None) -> NoReturn:
         RunError: Prometheus or Grafana has ended.
     """
     directory: Path = options.directory.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--directory is {str(options.directory)!r}, which cannot be made ({error.strerror}); give another one.") from None
     url, log = f"http://{HOST}:{options.port}", directory / "prometheus.log"
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(running(prometheus_command(directory, options.targets, options.port), log))
