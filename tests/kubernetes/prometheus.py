@@ -1,6 +1,7 @@
 """A real Prometheus that scrapes what it is told to."""
 
 import contextlib
+import http
 import json
 import socket
 import subprocess
@@ -23,7 +24,7 @@ class Prometheus:
         self.address = address
 
     def _get(self, path: str, **parameters: str) -> Any:
-        """What it answers; None: nobody does.
+        """What it answers; None: nobody does, or not yet.
 
         Raises:
             ValueError: it takes no such question, and says why.
@@ -33,6 +34,8 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=30) as response:
                 return json.load(response)["data"]
         except urllib.error.HTTPError as error:
+            if error.code == http.HTTPStatus.SERVICE_UNAVAILABLE:  # it starts
+                return None
             raise ValueError(f"{parameters}: {error.read().decode()}") from error
         except OSError:
             return None
