@@ -200,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = parse(arguments)
     grafana = shutil.which("grafana") or shutil.which("grafana-server")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):  # the latter, too: a shell starts what it puts into the background without
+        signal.signal(number, signal.default_int_handler)
     try:
         check(options, grafana)
         watch(options, grafana)
