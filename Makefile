@@ -24,7 +24,7 @@ test-quality: setup ## train the default recipe to its end and have the digits j
 
 .PHONY: test-image
 test-image: setup ## build the image (buildah, mmdebstrap, root) and run it as Kubernetes does
-	.venv/bin/pytest tests/image
+	.venv/bin/pytest tests/image -s
 
 .PHONY: lint
 lint: setup ## ruff, pyright and clang-format; changes nothing
