@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing
 from torch.multiprocessing.spawn import spawn
 
@@ -36,6 +37,13 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, nu
     results = context.Manager().dict()
     spawn(_main, (world_size, free_port(), results, num_threads, function, arguments), nprocs=world_size)
     return [results[rank] for rank in range(world_size)]
+
+
+def meet(world: World) -> None:
+    """Wait for the device and for the other ranks. Collective."""
+    if world.device.type == "cuda":
+        torch.cuda.synchronize()
+    dist.barrier()
 
 
 def _main(

@@ -6,6 +6,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from distgan.bench.machine import Machine
+from distgan.cli import parse_command
+from distgan.config import TrainConfig, changed_fields
 from distgan.errors import InputError
 from distgan.files import write_atomically
 
@@ -42,6 +44,13 @@ class BenchmarkRun(Record):
             f"{' with changes' if self.machine.uncommitted_changes else ''}",
             *self.machine.lines(self.device),
         ]
+
+
+def changed_settings(config: TrainConfig) -> dict[str, object]:
+    """{field: value} of what was measured with other settings than the model's defaults."""
+    defaults = parse_command(["--model.name", config.model.name]).config
+    changed = changed_fields(defaults.model_dump(), config.model_dump())
+    return {field: now for field, (_, now) in changed.items() if not field.startswith(("run.", "metrics."))}
 
 
 def problems_of(options: argparse.Namespace) -> list[str]:

@@ -22,6 +22,7 @@ from distgan.launch.job import NodeCount
 from distgan.launch.say import say
 from distgan.launch.verdict import Verdict
 from distgan.process import EXIT_FAILED, EXIT_STOPPED, leave
+from distgan.run_directory import RunDirectory
 
 MASTER_PORT = 29500
 STOPPED_EARLY = Verdict(EXIT_STOPPED, "Stopped before training began.")
@@ -69,12 +70,12 @@ def command(node: Node, settings: Sequence[str]) -> list[str]:
     return ["torchrun", *node.torchrun_arguments(), "-m", "distgan.train", *settings]
 
 
-def train(node: Node, settings: Sequence[str], checkpoints: Path, tell: Callable[[Verdict], object] = lambda _: None) -> Verdict:
+def train(node: Node, settings: Sequence[str], run_dir: str, tell: Callable[[Verdict], object] = lambda _: None) -> Verdict:
     """Train on this node, to the end or until a signal.
 
     Args:
         settings: of distgan.train.
-        checkpoints: of the run, which a node that was stopped looks into.
+        run_dir: of the run, into whose checkpoints a node that was stopped looks.
         tell: is told how it ended where this never returns: a signal that comes while the nodes still look for each other.
     """
     if node.ranks_per_node > 1:
@@ -104,7 +105,7 @@ def train(node: Node, settings: Sequence[str], checkpoints: Path, tell: Callable
         except _EarlySignal:
             return STOPPED_EARLY
         except SignalException as stopped:
-            return verdict.of_signal(stopped.sigval, min(signal_times, default=time.time()), checkpoints)
+            return verdict.of_signal(stopped.sigval, min(signal_times, default=time.time()), RunDirectory(Path(run_dir)).checkpoints)
     return verdict.DONE
 
 

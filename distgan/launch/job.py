@@ -12,6 +12,8 @@ from distgan.config import TrainConfig, problems_between_fields
 from distgan.engine import deepspeed_settings
 from distgan.errors import InputError
 
+RANKS_WITHOUT_GPUS = 2  # on a node, or one if it has a single core
+
 
 @dataclass(frozen=True)
 class NodeCount:
@@ -48,7 +50,7 @@ def ranks_on_this_node(text: str) -> int:
         InputError: it is neither.
     """
     if text == "auto":
-        return torch.cuda.device_count() or min(2, os.cpu_count() or 1)
+        return torch.cuda.device_count() or min(RANKS_WITHOUT_GPUS, os.cpu_count() or 1)
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"--ranks-per-node is {text!r}; give a number of processes, or auto.")
     return int(text)

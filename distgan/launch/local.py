@@ -2,14 +2,12 @@
 
 import argparse
 import shlex
-from pathlib import Path
 
 from distgan.launch import agent
 from distgan.launch.agent import Node
 from distgan.launch.job import NodeCount, checked, metrics_url, ranks_on_this_node
 from distgan.launch.say import say
 from distgan.process import EXIT_DONE
-from distgan.run_directory import RunDirectory
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -38,6 +36,6 @@ def run(options: argparse.Namespace) -> int:
     url = metrics_url(config, config.metrics.host)
     if url is not None:
         say(f"Metrics of rank 0: {url}; rank k serves port {config.metrics.port} + k.")
-    verdict = agent.train(node, options.settings, RunDirectory(Path(config.run.dir)).checkpoints)
+    verdict = agent.train(node, options.settings, config.run.dir)
     say(verdict.sentence)
     return verdict.code

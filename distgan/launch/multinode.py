@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 from distgan.errors import InputError
 from distgan.launch import agent
@@ -22,7 +21,6 @@ from distgan.launch.job import NodeCount, checked, metrics_url, ranks_on_this_no
 from distgan.launch.remote import Remote, check_ssh, run_everywhere
 from distgan.launch.say import say
 from distgan.process import EXIT_DONE
-from distgan.run_directory import RunDirectory
 
 _HOST = re.compile(r"[\w:.@\[\]][\w:.@\[\]-]*")  # what ssh takes for no option
 
@@ -79,7 +77,7 @@ def _run_this(options: argparse.Namespace) -> int:
         return EXIT_DONE
     if options.stop_with_input:
         threading.Thread(target=_stop_with_input, daemon=True).start()
-    found = agent.train(node, options.settings, RunDirectory(Path(config.run.dir)).checkpoints)
+    found = agent.train(node, options.settings, config.run.dir)
     say(found.sentence)
     return found.code
 

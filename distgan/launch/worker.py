@@ -18,7 +18,6 @@ from distgan.launch.job import NodeCount, checked, ranks_on_this_node
 from distgan.launch.say import say
 from distgan.launch.verdict import Verdict
 from distgan.process import EXIT_FAILED, StopRequest
-from distgan.run_directory import RunDirectory
 
 TERMINATION_MESSAGE = Path("/dev/termination-log")  # Kubernetes' default: what is written there stands in the pod's status
 ELASTIC_RESTARTS = 10  # of the ranks of a node that stays, while others are lost; coming and going by itself does not count
@@ -83,8 +82,7 @@ def _run(options: argparse.Namespace) -> Verdict:
                 return agent.STOPPED_EARLY
     restarts = options.max_restarts if options.max_restarts is not None else ELASTIC_RESTARTS * nodes.is_elastic
     node = Node(nodes, index, ranks_per_node, node_0, options.master_port, run_id=node_0 or "distgan", max_restarts=restarts)
-    checkpoints = RunDirectory(Path(config.run.dir)).checkpoints
-    return agent.train(node, options.settings, checkpoints, tell=lambda found: _leave_message(found.sentence))
+    return agent.train(node, options.settings, config.run.dir, tell=lambda found: _leave_message(found.sentence))
 
 
 def _index(nodes: NodeCount) -> int:

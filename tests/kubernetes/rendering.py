@@ -11,8 +11,6 @@ from typing import Any
 
 import yaml
 
-from tests.tools import missing as missing
-
 Manifests = list[dict[str, Any]]
 
 K8S = Path(__file__).parents[2] / "k8s"

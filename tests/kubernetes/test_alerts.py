@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from distgan.metrics.prometheus import Exporter
-from tests.kubernetes.rendering import K8S, missing
+from tests.kubernetes.rendering import K8S
+from tests.tools import missing
 
 pytestmark = pytest.mark.skipif(bool(missing("promtool")), reason="no promtool here")
 

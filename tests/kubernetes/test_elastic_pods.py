@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from tests.kubernetes.cluster import Cluster
-from tests.kubernetes.rendering import K8S, Manifests, missing, rendered, write_kustomization
+from tests.kubernetes.rendering import K8S, Manifests, rendered, write_kustomization
 from tests.kubernetes.test_pods import GUARD_SECONDS, RECIPE, await_training, lines
 from tests.kubernetes.test_pods import place as place
 from tests.processes import until
+from tests.tools import missing
 
 LACKING = missing("ip", "runc", "kubectl")
 pytestmark = [

@@ -13,9 +13,10 @@ import yaml
 from distgan import checkpoint
 from tests.kubernetes.cluster import Cluster, Pod
 from tests.kubernetes.prometheus import scraping
-from tests.kubernetes.rendering import K8S, missing, of_kind, rendered
+from tests.kubernetes.rendering import K8S, of_kind, rendered
 from tests.kubernetes.test_alerts import RULES
 from tests.processes import until
+from tests.tools import missing
 
 LACKING = missing("ip", "runc", "kubectl", "prometheus")
 pytestmark = [

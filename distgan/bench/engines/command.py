@@ -17,10 +17,9 @@ from distgan.bench.engines.contestants import ENGINES, engine_options
 from distgan.bench.engines.report import EnginesReport, Speed
 from distgan.bench.machine import Machine
 from distgan.bench.ranks import run_ranks
-from distgan.bench.record import problems_of
+from distgan.bench.record import changed_settings, problems_of
 from distgan.build import check
 from distgan.cli import parse_command, validate
-from distgan.config import TrainConfig, changed_fields
 from distgan.errors import InputError
 
 _MEMORY_RANKS = [0, *(ranks for ranks in range(1, memory.BATCH_SIZE + 1) if memory.BATCH_SIZE % ranks == 0)]
@@ -69,7 +68,7 @@ def _measured(options: argparse.Namespace) -> EnginesReport:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=Machine.find(),
         device="cuda" if torch.cuda.is_available() else "cpu",
-        settings=_changed(config),
+        settings=changed_settings(config),
         batch_size=config.train.batch_size,
         penalty_every=None if config.penalty.name == "none" else config.penalty.every,
         seconds=options.seconds,
@@ -121,12 +120,6 @@ def _check(options: argparse.Namespace, values: dict[str, Any]) -> None:
         for ranks in options.ranks:
             for engine in ENGINES:
                 check(validate(values | {"run": {"dir": str(Path(folder, "run"))}, "engine": engine_options(engine, values)}), ranks)
-
-
-def _changed(config: TrainConfig) -> dict[str, object]:
-    defaults = parse_command(["--model.name", config.model.name]).config
-    changed = changed_fields(defaults.model_dump(), config.model_dump())
-    return {field: now for field, (_, now) in changed.items() if not field.startswith(("run.", "metrics."))}
 
 
 def _beside_one_rank(speeds: list[Speed]) -> list[Speed]:

@@ -8,13 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
 from distgan.bench.engines.contestants import ENGINES, trainer_under
 from distgan.bench.engines.report import BASELINE, Exchange, Network, Overlap, Speed
 from distgan.bench.gradients import gradient_moments
 from distgan.bench.measure import MIN_ROUNDS
+from distgan.bench.ranks import meet
 from distgan.distributed import World
 from distgan.engine.base import Engine
 from distgan.metrics.traffic import Traffic, totals
@@ -49,18 +47,12 @@ def _iterations(trainer: Trainer) -> int:
 
 def _seconds(world: World, trainer: Trainer) -> float:
     """Of one iteration, from when all ranks are there to when all have done with it, on average over `_iterations`."""
-    _meet(world)
+    meet(world)
     begin = time.perf_counter()
     for _ in range(_iterations(trainer)):
         trainer.iterate()
-    _meet(world)
+    meet(world)
     return (time.perf_counter() - begin) / _iterations(trainer)
-
-
-def _meet(world: World) -> None:
-    if world.device.type == "cuda":
-        torch.cuda.synchronize()
-    dist.barrier()
 
 
 def _speeds(world: World, trainers: dict[str, Trainer], seconds: float) -> list[Speed]:
@@ -127,10 +119,10 @@ def _overlap(world: World, name: str, trainer: Trainer, network: Network, traffi
     """Of the last backward of a step, in which the ranks meet: when its gradients were there and when they were exchanged."""
     phase, engine = _trained(trainer, network)
     with gradient_moments(phase, engine) as moments:
-        _meet(world)
+        meet(world)
         traffic.flush()
         trainer.iterate()
-        _meet(world)
+        meet(world)
     gradients = [one.seconds() for one in moments]
     first = min(gradients)
     # What is exchanged before is of batch norms in the forward; within, theirs are but a few bytes.

@@ -20,14 +20,14 @@ from distgan.bench import scaling
 from distgan.bench.machine import Machine
 from distgan.bench.measure import MIN_ROUNDS
 from distgan.bench.ranks import run_ranks
-from distgan.bench.record import BenchmarkRun, problems_of
+from distgan.bench.record import BenchmarkRun, changed_settings, problems_of
 from distgan.bench.scaling import costs, exchange, prediction
 from distgan.bench.scaling.report import AllReduce, BatchPoint, Costs, Network, NetworkCount, ScalingReport, Speed
 from distgan.bench.scaling.timing import Turn, point_of
 from distgan.bench.scaling.turns import Group, groups
 from distgan.build import check
 from distgan.cli import parse_command, validate
-from distgan.config import TrainConfig, changed_fields
+from distgan.config import TrainConfig
 from distgan.data.reading.samples import ReadStatistics
 from distgan.data.shards.manifest import Manifest
 from distgan.errors import InputError
@@ -110,7 +110,7 @@ def _measured(options: argparse.Namespace) -> ScalingReport:
     found = ScalingReport(
         **run,
         settings=task.settings,
-        changed=_changed(task.config),
+        changed=changed_settings(task.config),
         seconds=task.seconds,
         points=points,
         networks=[_network(name, one, counted, whole) for name in exchange.NETWORKS],
@@ -132,7 +132,7 @@ def _checked(options: argparse.Namespace) -> _Task:
     problems = problems_of(options)
     if len(set(options.ranks)) < len(options.ranks) or min(options.ranks) < 1 or 1 not in options.ranks:
         problems.append(f"--ranks is {' '.join(map(str, options.ranks))}; give different numbers from 1, and 1 among them.")
-    if changed := [field for field in _changed(config) if field.startswith("engine.")]:
+    if changed := [field for field in changed_settings(config) if field.startswith("engine.")]:
         problems.append(f"{changed[0]} is given, but the engine is DDP, from which the plan derives the others; leave it out.")
     if config.data.mode == "stream":
         problems.append("data.mode is 'stream', of which nobody knows how large its samples are; measure with data.mode indexed.")
@@ -156,12 +156,6 @@ def _checked(options: argparse.Namespace) -> _Task:
     assert preflight is not None
     assert preflight.manifest is not None
     return _Task(config, settings, preflight.manifest, several, batches, options.seconds, options.threads)
-
-
-def _changed(config: TrainConfig) -> dict[str, object]:
-    defaults = parse_command(["--model.name", config.model.name]).config
-    changed = changed_fields(defaults.model_dump(), config.model_dump())
-    return {field: now for field, (_, now) in changed.items() if not field.startswith(("run.", "metrics."))}
 
 
 def _plan(task: _Task, device: str) -> dict[str, tuple[int, list[int]]]:

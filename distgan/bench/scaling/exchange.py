@@ -21,9 +21,9 @@ from tqdm import tqdm
 from distgan.batch import Batch
 from distgan.bench.engines.contestants import trainer_under
 from distgan.bench.engines.report import BASELINE
+from distgan.bench.ranks import meet
 from distgan.bench.scaling.report import AllReduce, Network
 from distgan.bench.scaling.timing import period_of
-from distgan.bench.scaling.turns import meet
 from distgan.distributed import World
 from distgan.metrics.traffic import Span, Traffic
 from distgan.phases import Statistics

@@ -15,7 +15,7 @@ import torch.multiprocessing
 
 from distgan.bench.engines.contestants import trainer_under
 from distgan.bench.engines.report import BASELINE
-from distgan.bench.ranks import run_ranks
+from distgan.bench.ranks import meet, run_ranks
 from distgan.bench.scaling.timing import Timed, Turn
 from distgan.distributed import World
 from distgan.metrics.traffic import Traffic
@@ -136,10 +136,3 @@ def _taken(world: World, trainer: Timed, turn: _Turn) -> Turn:
     names = trainer.run(turn.periods)
     meet(world)
     return trainer.turn(time.perf_counter() - begin, names)
-
-
-def meet(world: World) -> None:
-    """Wait for the device and for the other ranks."""
-    if world.device.type == "cuda":
-        torch.cuda.synchronize()
-    dist.barrier()

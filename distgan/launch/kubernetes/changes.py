@@ -8,10 +8,10 @@ from typing import Any
 
 from distgan import __version__
 from distgan.errors import InputError
-from distgan.launch.job import NodeCount
+from distgan.launch.job import RANKS_WITHOUT_GPUS, NodeCount
 from distgan.launch.kubernetes import quantity, run_name
 from distgan.launch.kubernetes.pod_settings import PLACES
-from distgan.launch.kubernetes.rendering import CONTAINER, GPU, RANKS_WITHOUT_GPUS, Rendering
+from distgan.launch.kubernetes.rendering import CONTAINER, GPU, Rendering
 from distgan.launch.shipped import shipped
 
 NAME_LABEL, INSTANCE_LABEL = "app.kubernetes.io/name", "app.kubernetes.io/instance"

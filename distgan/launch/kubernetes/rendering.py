@@ -10,12 +10,11 @@ from typing import Any
 import yaml
 
 from distgan.errors import InputError
-from distgan.launch.job import NodeCount
+from distgan.launch.job import RANKS_WITHOUT_GPUS, NodeCount
 from distgan.launch.kubernetes.kubectl import Manifest, reason, start
 
 GPU = "nvidia.com/gpu"
 CONTAINER = "train"
-RANKS_WITHOUT_GPUS = 2  # `launch worker` starts as many by itself, or one on a single core
 
 
 @dataclass(frozen=True)
