@@ -174,18 +174,19 @@ AS_OPERATORS = [[], *([f"operators/{operator}/component"] for operator in OPERAT
 
 
 @pytest.mark.parametrize("operator", AS_OPERATORS, ids=lambda paths: paths[0].split("/")[1] if paths else "job")
+@pytest.mark.parametrize("suffix", ["", "-2"])
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_names_agree_after_renames_from_outside(name: str, operator: list[str], tmp_path: Path) -> None:
-    """An inner kustomization gives a prefix and a namespace, and an outer one a suffix and another image."""
+def test_names_agree_after_renames_from_outside(name: str, suffix: str, operator: list[str], tmp_path: Path) -> None:
+    """An inner kustomization gives a prefix and a namespace, and an outer one a suffix, or none, and another image."""
     for directory in ("inner", "outer"):
         (tmp_path / directory).mkdir()
     write_kustomization(tmp_path / "inner", name, EVERYTHING, namePrefix="my-", namespace="team")
     image = {"name": "distgan", "newName": "registry/distgan", "newTag": "1"}
-    write_kustomization(tmp_path / "outer", str(tmp_path / "inner"), operator, nameSuffix="-2", images=[image])
+    write_kustomization(tmp_path / "outer", str(tmp_path / "inner"), operator, nameSuffix=suffix, images=[image])
     manifests = rendered(tmp_path / "outer")
     check_names(manifests)
     runs = {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] in ("Job", "JobSet", "TrainJob", "TrainingRuntime")}
-    assert runs == {"my-distgan-2"}
+    assert runs == {f"my-distgan{suffix}"}
     assert {manifest["metadata"]["namespace"] for manifest in manifests} == {"team"}
     assert container_of(manifests)["image"] == "registry/distgan:1"
 
