@@ -12,9 +12,12 @@ from pydantic import ValidationError, create_model
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
+from distgan.arguments import Parser
 from distgan.config import DEFAULT_MODEL, TrainConfig, config_class, flatten
 from distgan.errors import InputError
 from distgan.models import MODELS
+
+PROGRAM = "distgan.train"
 
 
 @dataclass(frozen=True)
@@ -107,15 +110,10 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def _program_options() -> argparse.ArgumentParser:
-    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=None)
+    parser = Parser(prog=PROGRAM, add_help=False)
     parser.add_argument("--config", action="append", default=[], type=Path, metavar="FILE", help="YAML file of settings; later ones win")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and what they amount to, then exit")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise InputError(f"The command line cannot be read: {message}; see --help.")
 
 
 def _parse_flags(cls: type[TrainConfig], arguments: Sequence[str], known: dict) -> tuple[dict, list[str]]:
@@ -127,11 +125,10 @@ def _parse_flags(cls: type[TrainConfig], arguments: Sequence[str], known: dict) 
         unknown.extend(rest)
         return known
 
-    parser = _Parser(
-        prog="distgan.train",
+    parser = Parser(
+        prog=PROGRAM,
         usage="torchrun ... -m distgan.train [--config FILE ...] [--dry-run] [--section.key VALUE ...]",
         description=cls.__doc__,
-        allow_abbrev=False,
         parents=[_program_options()],
     )
     settings_class: Any = create_model("Flags", __base__=(cls, BaseSettings))

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from distgan import checkpoint
+from distgan.arguments import Parser
 from distgan.build import build_networks, grid_labels
 from distgan.cli import read_yaml, validate
 from distgan.data.writer import Sample, write_shards
@@ -28,9 +29,8 @@ CHUNK_SIZE = 256  # images made at once
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    options = _parser().parse_args(arguments)
     try:
-        _generate(options)
+        _generate(_parser().parse_args(arguments))
         return EXIT_DONE
     except InputError as error:
         return refuse(error, "distgan.generate")
@@ -105,7 +105,7 @@ def _labels(options: argparse.Namespace, num_classes: int | None) -> torch.Tenso
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="distgan.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="distgan.generate", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="directory of a training run")
     parser.add_argument("--num-images", type=int, default=64, metavar="N", help="number of images (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise; the same seed gives the same images (default: 0)")

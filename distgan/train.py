@@ -15,7 +15,7 @@ from pathlib import Path
 from distgan import checkpoint
 from distgan.build import build_networks, built_trainer, check
 from distgan.build_data import Preflight
-from distgan.cli import parse_command, to_yaml
+from distgan.cli import PROGRAM, parse_command, to_yaml
 from distgan.config import TrainConfig, without_overwrite
 from distgan.data.streaming.stream_reader import APPROXIMATE
 from distgan.distributed import World
@@ -48,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except RunError as error:
             has_checkpoint = checkpoint.steps(RunDirectory(Path(config.run.dir)).checkpoints)
             way_on = " The same command goes on from the last checkpoint." if has_checkpoint else ""
-            print(f"distgan.train: error: {error}{way_on}", file=sys.stderr, flush=True)
+            print(f"{PROGRAM}: error: {error}{way_on}", file=sys.stderr, flush=True)
             return EXIT_FAILED
     except InputError as error:
-        return refuse(error, "distgan.train", int(local_rank) if local_rank.isdigit() else 0)
+        return refuse(error, PROGRAM, int(local_rank) if local_rank.isdigit() else 0)
 
 
 def train(config: TrainConfig, world: World, preflight: Preflight) -> int:

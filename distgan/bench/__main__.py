@@ -8,11 +8,11 @@ python -m distgan.bench data --workers 2
 python -m distgan.bench damage --only "code in the data"
 """
 
-import argparse
 import sys
 import warnings
 from collections.abc import Sequence
 
+from distgan.arguments import Parser
 from distgan.bench.damage import command as damage
 from distgan.bench.data import command as data
 from distgan.bench.engines import command as engines
@@ -25,17 +25,17 @@ from distgan.process import EXIT_DONE, refuse
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Missed goals are printed and are no failure."""
-    parser = argparse.ArgumentParser(prog="distgan.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="distgan.bench", description=__doc__)
     benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
     for benchmark in (ops, engines, scaling, data, damage):
         benchmark.add_parser(benchmarks)
-    options, others = parser.parse_known_args(arguments)
-    if "settings" in options:
-        options.settings = others
-    elif others:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
     warnings.simplefilter("ignore", library.PlainPyTorchWarning)  # it is said here, above the table
     try:
+        options, others = parser.parse_known_args(arguments)
+        if "settings" in options:
+            options.settings = others
+        elif others:
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
         options.run(options)
     except InputError as error:
         return refuse(error, "distgan.bench")

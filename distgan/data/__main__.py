@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from distgan.arguments import Parser
 from distgan.data.inspection import command as inspection
 from distgan.data.packing import command as packing
 from distgan.errors import InputError, RunError
@@ -18,8 +19,8 @@ from distgan.process import EXIT_FAILED, refuse
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return options.run(options)
     except InputError as error:
         return refuse(error, "distgan.data")
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="distgan.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="distgan.data", description=__doc__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     packing.add_parser(subparsers)
     inspection.add_parsers(subparsers)

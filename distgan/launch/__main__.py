@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from distgan.arguments import Parser
 from distgan.errors import InputError, RunError
 from distgan.launch import local, multinode, slurm, worker
 from distgan.launch.kubernetes import command as k8s
@@ -48,7 +49,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def build_parser() -> argparse.ArgumentParser:
     """Of all commands."""
-    parser = argparse.ArgumentParser(prog="distgan.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="distgan.launch", description=__doc__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (local, multinode, slurm, k8s, plan, worker):
         command.add_parser(subparsers)

@@ -12,9 +12,7 @@ from distgan.process import EXIT_DONE
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """The command's line among others'."""
-    parser = subparsers.add_parser(
-        "local", help="on this machine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = subparsers.add_parser("local", help="on this machine", description=__doc__)
     parser.add_argument(
         "--ranks-per-node", default="auto", metavar="N", help="processes (default: auto, one for each GPU, or two without one)"
     )

@@ -31,8 +31,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "multinode",
         help="on several machines, by ssh or one command on each",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--hosts", metavar="A,B", help="the machines, node 0 first; they are reached by ssh, without a password")
     parser.add_argument("--ssh", default="ssh", metavar="COMMAND", help="how to reach them, such as 'ssh -p 2222 -i key' (default: ssh)")

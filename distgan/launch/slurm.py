@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from distgan.errors import InputError
+from distgan.errors import InputError, RunError
 from distgan.launch.job import NodeCount, checked
 from distgan.launch.say import say
 from distgan.launch.shipped import shipped
@@ -29,6 +29,7 @@ SCRIPT = "launch/slurm.sbatch"
 CPUS_PER_RANK = 8
 _SIGNAL = "TERM@"  # of --signal, before the seconds
 _DIRECTIVE = re.compile(r"^#SBATCH --([a-z-]+)=(.*)$", re.MULTILINE)
+_UNREACHABLE = re.compile(r"contact slurm controller|establish a configuration source|connect failure|refused|timed out", re.IGNORECASE)
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
@@ -53,26 +54,37 @@ class Job:
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """The command's line among others', with those of its own commands below it."""
-    parser = subparsers.add_parser(
-        "slurm", help="on a SLURM cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = subparsers.add_parser("slurm", help="on a SLURM cluster", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add(commands, "render", _render, "print the script; SLURM is not needed for it")
-    submit = _add(commands, "submit", _submit, "submit a job, which is requeued until the run is done")
+    defaults = _directives(shipped(SCRIPT).read_text())
+    _add(commands, "render", _render, "print the script; SLURM is not needed for it", defaults)
+    submit = _add(commands, "submit", _submit, "submit a job, which is requeued until the run is done", defaults)
     submit.add_argument("--dry-run", action="store_true", help="check the settings and print the command of sbatch, and do no more")
 
 
-def _add(commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-    parser.add_argument("--nodes", metavar="N", help="how many")
-    parser.add_argument("--gpus-per-node", metavar="N", help="as many ranks train on each node; 0: on CPUs")
+def _add(
+    commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int], text: str, defaults: Mapping[str, str]
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.add_argument("--nodes", metavar="N", help=f"how many (default: {defaults['nodes']})")
+    parser.add_argument(
+        "--gpus-per-node", metavar="N", help=f"as many ranks train on each node (default: {defaults['gpus-per-node']}); 0: on CPUs"
+    )
     parser.add_argument("--ranks-per-node", metavar="N", help="with --gpus-per-node 0: how many ranks")
     parser.add_argument("--cpus-per-task", metavar="N", help=f"of each node, for all of its ranks (default: {CPUS_PER_RANK} for each)")
-    parser.add_argument("--time", metavar="T", help="of a sitting: days-hours:minutes:seconds, hours:minutes:seconds, minutes")
-    parser.add_argument("--stop-before", metavar="S", help="how many seconds before that time is over the ranks are told to save and end")
+    parser.add_argument(
+        "--time",
+        metavar="T",
+        help=f"of a sitting: days-hours:minutes:seconds, hours:minutes:seconds or minutes (default: {defaults['time']})",
+    )
+    parser.add_argument(
+        "--stop-before",
+        metavar="S",
+        help=f"how many seconds before its end the ranks are told to save and end (default: {defaults['signal'].removeprefix(_SIGNAL)})",
+    )
     parser.add_argument("--partition", metavar="P", help="where to run (default: the cluster's)")
     parser.add_argument("--account", metavar="A", help="who pays (default: yours)")
-    parser.add_argument("--name", metavar="N", help="of the job, and the beginning of its log's")
+    parser.add_argument("--name", metavar="N", help=f"of the job, and the beginning of its log's (default: {defaults['job-name']})")
     parser.set_defaults(run=run, settings=[])
     return parser
 
@@ -98,7 +110,10 @@ def _submit(options: argparse.Namespace) -> int:
         raise InputError("sbatch is not installed here; submit on a login node of the cluster, or take there what `slurm render` prints.")
     done = subprocess.run(sbatch, env=os.environ | environment, capture_output=True, text=True)
     if done.returncode != 0:
-        raise InputError(f"sbatch refuses: {_one_line(done.stderr)}.")
+        why = _one_line(done.stderr)
+        if _UNREACHABLE.search(why):
+            raise RunError(f"sbatch cannot reach SLURM's controller: {why}; see with sinfo whether it is up, and known to this machine.")
+        raise InputError(f"sbatch refuses: {why}; mend the option that it names, or a line of what `slurm render` prints.")
     job_id = done.stdout.strip().partition(";")[0]  # after it, the name of one cluster among several
     log = str(Path.cwd() / job.log).replace("%j", job_id)
     say(f"Job {job_id} ({job.name}) is submitted, and writes to {log}. Now, to see how it stands, to follow it, and to stop it:")
@@ -195,5 +210,5 @@ def _seconds(time: str) -> int:
 
 def _one_line(stderr: str) -> str:
     """What sbatch says, without its own name in every line."""
-    lines = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in stderr.splitlines()]
+    lines = [re.sub(r"^sbatch: (error: |fatal: )?", "", line).strip() for line in stderr.splitlines()]
     return "; ".join(line for line in lines if line)

@@ -29,8 +29,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "worker",
         help="one node of a run, as process 1 of its container",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--nodes",

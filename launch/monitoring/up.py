@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from distgan.arguments import Parser
 from distgan.errors import InputError, RunError
 from distgan.process import EXIT_DONE, EXIT_FAILED, refuse
 
@@ -35,7 +36,7 @@ READY_SECONDS = 120  # a long history is read first
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=PROGRAM, description=__doc__)
     parser.add_argument("targets", nargs="*", default=LOCAL_RANKS, metavar="HOST:PORT", help="where a rank serves its metrics")
     parser.add_argument("--port", type=int, default=9090, help="of Prometheus (default: %(default)s)")
     parser.add_argument("--grafana-port", type=int, default=3000, help="of Grafana (default: %(default)s)")
@@ -64,8 +65,10 @@ def check(options: argparse.Namespace, grafana: str | None) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: what has just ended does not keep it
             try:
                 probe.bind((HOST, port))
-            except (OSError, OverflowError) as error:
-                problems.append(f"{flag} is {port}, which cannot be had ({error}); set it to a free one.")
+            except OverflowError:
+                problems.append(f"{flag} is {port}; give a number from 1 to 65535.")
+            except OSError as error:
+                problems.append(f"{flag} is {port}, which cannot be had ({error.strerror}); set it to a free one.")
     if problems:
         raise InputError(problems)
 
@@ -198,11 +201,11 @@ def watch(options: argparse.Namespace, grafana: str | None) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    options = parse(arguments)
     grafana = shutil.which("grafana") or shutil.which("grafana-server")
     for number in (signal.SIGTERM, signal.SIGINT):  # the latter, too: a shell starts what it puts into the background without
         signal.signal(number, signal.default_int_handler)
     try:
+        options = parse(arguments)
         check(options, grafana)
         watch(options, grafana)
     except InputError as error:

@@ -31,8 +31,6 @@ def add_parser(benchmarks: argparse._SubParsersAction) -> None:
         "engines",
         help="DDP and the stages of ZeRO: images/s, exchanges, memory",
         description=engines.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of ranks to measure (default: 1 2)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch in each rank (default: 1)")

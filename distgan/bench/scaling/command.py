@@ -43,8 +43,6 @@ def add_parser(benchmarks: argparse._SubParsersAction) -> None:
         "scaling",
         help="what distgan.launch plan needs to know of a device, and whether its model is right here",
         description=scaling.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of ranks to measure (default: 1 2)")
     parser.add_argument(

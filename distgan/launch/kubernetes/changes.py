@@ -153,6 +153,18 @@ def problems_with(options: argparse.Namespace, bare: Rendering) -> list[str]:
     return found
 
 
+def warnings_about(options: argparse.Namespace, bare: Rendering) -> list[str]:
+    """A sentence for each option that is probably not all that is meant."""
+    asked = bare.container.get("resources", {}).get("requests", {})
+    left = {f"--{name}": resource for name, resource in (("cpus", "cpu"), ("memory", "memory")) if getattr(options, name) is None}
+    if options.gpus_per_node != 0 or not bare.num_gpus or not left:
+        return []
+    amounts = " and ".join(f"{resource} {asked.get(resource, 'as it gets')}" for resource in left.values())
+    return [
+        f"--gpus-per-node is 0, but each pod still asks for {amounts}, as a node of {bare.num_gpus} GPUs has; give {' and '.join(left)}."
+    ]
+
+
 def fields(options: argparse.Namespace, bare: Rendering, name: str, files: list[str]) -> dict[str, Any]:
     """The kustomization's, beside its resources and components.
 

@@ -29,9 +29,7 @@ _EXIT_INTERRUPTED = 130  # as shells have it, after Ctrl-C
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """The command's line among others', with those of its own commands below it."""
-    parser = subparsers.add_parser(
-        "k8s", help="on Kubernetes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = subparsers.add_parser("k8s", help="on Kubernetes", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (("render", _render, "print the manifests; no cluster is asked"), ("submit", _submit, "send the manifests")):
         sub = _add(commands, name, run, text)
@@ -51,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def _add(
     commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace, Kubectl], int], text: str
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument("--namespace", metavar="NAME", help="of the cluster (default: your kubeconfig's)")
     parser.add_argument("--context", metavar="NAME", help="of your kubeconfig (default: the current one)")
     parser.set_defaults(run=lambda options: _interruptible(run, options))

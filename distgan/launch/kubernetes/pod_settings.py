@@ -52,10 +52,15 @@ def settle(settings: Sequence[str], overlay: Rendering, title: str, nodes: NodeC
     base = scratch / "titled" / f"{title}.yaml"  # a run is called after its last --config
     base.write_text(yaml.safe_dump(_of_overlay(overlay, scratch)))
     given = ["--config", str(base), *settings]
-    suggested_name = run_name.suggested(parse_command(given).config.run.dir)
+    asked = parse_command(given).config
+    suggested_name = run_name.suggested(asked.run.dir)
     given += [argument for field in PLACES for argument in overlay.flags.get(field, [])]
     config = parse_command(given).config
     problems, warnings = _problems_in_pods(config, overlay)
+    if "host" in asked.metrics.model_fields_set and asked.metrics.host != config.metrics.host:
+        warnings.append(
+            f"metrics.host is {asked.metrics.host!r}, but the pods serve at {config.metrics.host!r}, to be scraped; leave it out."
+        )
     of_overlay = _file_of_overlay(config.engine.deepspeed_config, overlay)
     readable = ["--engine.deepspeed_config", str(scratch / of_overlay)] if of_overlay else []
     try:

@@ -65,5 +65,5 @@ def prepare(options: argparse.Namespace) -> Prepared:
         return Prepared(
             name,
             render(place["run"], source, overlay, components, changes.fields(options, bare, name, sorted(settings.files))),
-            settings.warnings,
+            changes.warnings_about(options, bare) + settings.warnings,
         )

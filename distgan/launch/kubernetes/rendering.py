@@ -39,6 +39,12 @@ class Rendering:
     def job(self) -> Manifest:
         """The only one; as all that follows, it raises InputError where the manifests are none of a run."""
         jobs = self.of_kind("Job")
+        operators = [manifest["kind"] for manifest in self.manifests if manifest["kind"] in ("JobSet", "TrainJob")]
+        if operators and not jobs:
+            raise InputError(
+                f"{self.source} renders a {operators[0]}, which this command does not know; send it by `kubectl apply -k`, or give "
+                "--overlay the one that it is made of."
+            )
         if len(jobs) != 1:
             raise self._no_run(f"{len(jobs)} Jobs, but a run is one")
         return jobs[0]

@@ -42,8 +42,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "plan",
         help="how fast it would be on more GPUs, and what would hold it back",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--measured", type=Path, required=True, metavar="FILE", help="JSON of python -m distgan.bench scaling --out FILE")
     parser.add_argument("--gpus", type=int, nargs="+", required=True, metavar="N", help="numbers of GPUs to plan for")

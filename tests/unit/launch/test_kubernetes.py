@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from distgan.errors import InputError, RunError
-from distgan.launch.__main__ import main
+from distgan.launch.__main__ import main, parse
 from distgan.launch.job import NodeCount
-from distgan.launch.kubernetes import quantity, run_name, runs
+from distgan.launch.kubernetes import changes, quantity, run_name, runs
 from distgan.launch.kubernetes.kubectl import failure
 from distgan.launch.kubernetes.pod_settings import PodSettings, settle
 from distgan.launch.kubernetes.rendering import Rendering
@@ -121,6 +121,22 @@ def test_a_cache_that_its_volume_has_no_room_for(overlay: Rendering, tmp_path: P
     assert settled(overlay, tmp_path / "fits", *remote, "107").warnings == []
 
 
+def test_a_gpu_node_of_which_no_gpu_is_wanted(overlay: Rendering) -> None:
+    with_gpus = Rendering(overlay.text.replace("limits: {", "limits: {nvidia.com/gpu: 8, "), overlay.source)
+
+    def warnings(*arguments: str) -> list[str]:
+        return changes.warnings_about(parse(["k8s", "render", *arguments]), with_gpus)
+
+    (warning,) = warnings("--gpus-per-node", "0")
+    assert warning.startswith(
+        "--gpus-per-node is 0, but each pod still asks for cpu 8 and memory 64Gi, as a node of 8 GPUs has; give --cpus"
+    )
+    (warning,) = warnings("--gpus-per-node", "0", "--cpus", "4")
+    assert "asks for memory 64Gi" in warning
+    assert "--cpus" not in warning
+    assert warnings("--gpus-per-node", "0", "--cpus", "4", "--memory", "8Gi") == warnings("--gpus-per-node", "2") == []
+
+
 def test_data_that_the_image_may_hold(overlay: Rendering, tmp_path: Path) -> None:
     (warning,) = settled(overlay, tmp_path, "--data.url", "/data/faces").warnings
     assert warning.startswith("data.url is '/data/faces', which is in no volume of the pods; unless the image holds it, set it to a URL")
@@ -135,6 +151,8 @@ def test_settings_win_over_the_overlays_recipe(overlay: Rendering, tmp_path: Pat
     assert "host" not in recipe["metrics"]
     assert recipe["metrics"]["port"] == 9400
     assert settings.suggested_name == "cats-v2"
+    (warning,) = settings.warnings
+    assert warning.startswith("metrics.host is '127.0.0.2', but the pods serve at '0.0.0.0'")
 
 
 def test_a_run_is_called_after_its_last_configuration(overlay: Rendering, tmp_path: Path) -> None:
@@ -170,6 +188,7 @@ def test_files_of_deepspeed(overlay: Rendering, tmp_path: Path) -> None:
             "The overlay 'x' renders a Job without a container 'train';",
         ),
         ("{kind: Job, spec: {template: {spec: {containers: [{name: train}]}}}}", "The overlay 'x' renders a container without --config"),
+        ("{kind: JobSet}", "The overlay 'x' renders a JobSet, which this command does not know; send it by `kubectl apply -k`"),
     ],
 )
 def test_manifests_that_are_no_run(text: str, sentence: str, tmp_path: Path) -> None:

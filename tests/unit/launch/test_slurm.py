@@ -148,6 +148,32 @@ def test_submit_needs_sbatch(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 
 @pytest.mark.parametrize(
+    ("complaint", "code", "sentence"),
+    [
+        # As sbatch 22.05 says it.
+        (
+            "error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
+            1,
+            "sbatch cannot reach SLURM's controller: ",
+        ),
+        ("fatal: Could not establish a configuration source", 1, "sbatch cannot reach SLURM's controller: Could not establish"),
+        (
+            "error: invalid partition specified: x",
+            2,
+            "error: sbatch refuses: invalid partition specified: x; mend the option that it names",
+        ),
+    ],
+)
+def test_what_sbatch_says(
+    complaint: str, code: int, sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "bin", "sbatch", f"sys.exit('sbatch: {complaint}')")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert main(["slurm", "submit"]) == code
+    assert capsys.readouterr().err.startswith(f"distgan.launch: {sentence}")
+
+
+@pytest.mark.parametrize(
     ("codes", "restarts", "expected", "requeued"),
     [
         ([0, 0], 0, 0, False),
