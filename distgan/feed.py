@@ -1,7 +1,6 @@
 """What the phases are fed: this rank's slices of real images, noise and labels, on its device."""
 
 from dataclasses import replace
-from typing import overload
 
 import torch
 
@@ -39,13 +38,11 @@ class Feed:
 
     def for_discriminator(self, step: int) -> list[Batch]:
         """The micro-batches of discriminator step `step`; the fakes are still to be made."""
-        latents, labels = self._noise("discriminator", step)
         penalty_seed = self._randomness.operator_seed("penalty", step)
         return [
             Batch(
                 *self._real(),
-                self._own(latents, micro_batch),
-                self._own(labels, micro_batch),
+                *self._noise("discriminator", step, micro_batch),
                 penalty_seed,
                 self._layout.positions(micro_batch).start,
             )
@@ -54,10 +51,10 @@ class Feed:
 
     def for_generator(self, iteration: int, batches: list[Batch]) -> list[Batch]:
         """The micro-batches of the generator's step: new noise beside the real images of `batches`."""
-        latents, labels = self._noise("generator", iteration)
+        noise = (self._noise("generator", iteration, micro_batch) for micro_batch in range(len(batches)))
         return [
-            replace(batch, latents=self._own(latents, micro_batch), fake_labels=self._own(labels, micro_batch), fake_images=None)
-            for micro_batch, batch in enumerate(batches)
+            replace(batch, latents=latents, fake_labels=labels, fake_images=None)
+            for batch, (latents, labels) in zip(batches, noise, strict=True)
         ]
 
     def _real(self) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -66,18 +63,11 @@ class Feed:
         images = self._augmentation(to_float(real.images), real.numbers)
         return images, None if self._num_classes is None else real.labels
 
-    def _noise(self, phase: str, index: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents and labels for the fakes of the whole global batch."""
-        size = self._layout.batch_size
-        latents = self._randomness.normal(f"{phase}.latents", index, size, self._latent_size)
+    def _noise(self, phase: str, index: int, micro_batch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents and labels for the fakes of this rank's slice."""
+        positions = self._layout.positions(micro_batch)
+        first, count = positions.start, self._layout.slice_size
+        latents = self._randomness.normal(f"{phase}.latents", index, count, self._latent_size, first).to(self._device)
         if self._num_classes is None:
             return latents, None
-        return latents, self._randomness.integers(f"{phase}.labels", index, size, self._num_classes)
-
-    @overload
-    def _own(self, draws: torch.Tensor, micro_batch: int) -> torch.Tensor: ...
-    @overload
-    def _own(self, draws: torch.Tensor | None, micro_batch: int) -> torch.Tensor | None: ...
-    def _own(self, draws: torch.Tensor | None, micro_batch: int) -> torch.Tensor | None:
-        """This rank's slice of what was drawn for the global batch, on its device."""
-        return None if draws is None else draws[self._layout.positions(micro_batch)].to(self._device)
+        return latents, self._randomness.integers(f"{phase}.labels", index, count, self._num_classes, first).to(self._device)

@@ -1,9 +1,10 @@
 """Every random number of a run. Nothing else draws.
 
 A draw is a pure function of (seed, stream, index): a counter-based generator (Philox; Salmon et al. 2011, "Parallel random
-numbers: as easy as 1, 2, 3") is keyed with them, the numbers of the whole GLOBAL batch are drawn on the CPU, and a rank keeps
-the positions it holds. (An operator that draws for itself is keyed from here and counts by global positions, which is the same.)
-So results depend neither on the number of ranks nor on the device, and the random state of a checkpoint is the counter of steps.
+numbers: as easy as 1, 2, 3") is keyed with them, the GLOBAL batch is cut into blocks, each with counters of its own, and a rank
+draws, on the CPU, the blocks that its positions lie in. (An operator that draws for itself is keyed from here and counts by global
+positions, which is the same.) So results depend neither on the number of ranks nor on the device, and the random state of a
+checkpoint is the counter of steps.
 (torch's own CPU generator takes 32 bits of a seed: a long run would draw some batches twice.)
 """
 
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+BLOCK = 256  # positions of a draw that one generator draws in order: less than as many are drawn in vain for a slice
+
 
 class Randomness:
     """The draws of the run with this seed. A stream is a name such as 'generator.latents'; an index counts its draws."""
@@ -21,17 +24,21 @@ class Randomness:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def normal(self, stream: str, index: int, count: int, size: int) -> torch.Tensor:
-        """Standard normal numbers, [count, size] fp32."""
-        return torch.from_numpy(self._generator(stream, index).standard_normal((count, size), dtype=np.float32))
+    def normal(self, stream: str, index: int, count: int, size: int, first: int = 0) -> torch.Tensor:
+        """Standard normal numbers of the positions `first` to `first + count - 1` of a draw, [count, size] fp32."""
+        blocks = self._blocks(stream, index, first, count)
+        return torch.from_numpy(
+            np.concatenate([block.standard_normal((stop, size), dtype=np.float32)[start:] for block, start, stop in blocks])
+        )
 
     def operator_seed(self, stream: str, index: int) -> int:
         """64 bits to key an operator's own generator with; it counts on from the number of a rank's first sample."""
         return self._key(stream, index) % 2**64
 
-    def integers(self, stream: str, index: int, count: int, below: int) -> torch.Tensor:
-        """Uniform integers in [0, below), [count] int64."""
-        return torch.from_numpy(self._generator(stream, index).integers(below, size=count))
+    def integers(self, stream: str, index: int, count: int, below: int, first: int = 0) -> torch.Tensor:
+        """Uniform integers in [0, below), [count] int64, of positions as `normal`."""
+        blocks = self._blocks(stream, index, first, count)
+        return torch.from_numpy(np.concatenate([block.integers(below, size=stop)[start:] for block, start, stop in blocks]))
 
     def uniform_of_samples(self, stream: str, numbers: np.ndarray, size: int) -> torch.Tensor:
         """Uniform numbers in [0, 1) for the samples with these consecutive numbers in the run ([N] integers), [N, size] float64.
@@ -58,8 +65,12 @@ class Randomness:
             torch.manual_seed(self._key(stream, 0) % 2**32)
             yield
 
-    def _generator(self, stream: str, index: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=self._key(stream, index)))
+    def _blocks(self, stream: str, index: int, first: int, count: int) -> Iterator[tuple[np.random.Generator, int, int]]:
+        """For each block with any of these positions: its generator, and from where to where in the block they go."""
+        key = self._key(stream, index)
+        for begin in range(first - first % BLOCK, first + count, BLOCK):
+            generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, begin // BLOCK]))
+            yield generator, max(first - begin, 0), min(first + count - begin, BLOCK)
 
     def _key(self, stream: str, index: int) -> int:
         digest = hashlib.blake2b(f"{self.seed}:{stream}:{index}".encode(), digest_size=16).digest()

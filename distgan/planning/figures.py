@@ -62,7 +62,7 @@ class Figures:
     generator_seconds: Line
     average_seconds: float  # of an iteration
     feed_seconds: Line  # between the phases, for each step of either network, without drawing noise
-    draw_seconds_per_image: float  # noise of the global batch, for each step of either network, on the CPU of every rank
+    draw_seconds_per_image: float  # of its noise, for each step of either network, on the CPU
     jitter: float  # standard deviation of an iteration's time, as a share of it
     discriminator: NetworkFigures
     generator: NetworkFigures

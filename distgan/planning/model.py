@@ -6,6 +6,7 @@ from distgan.planning import exchanges, failures
 from distgan.planning.collectives import Topology, all_reduce_seconds
 from distgan.planning.figures import Figures, Line, NetworkFigures, Workload
 from distgan.planning.stragglers import straggling_seconds
+from distgan.randomness import BLOCK
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Iteration:
 
     images: float  # computing that the ranks share
     overhead: float  # computing that does not shrink with a rank's images
-    noise: float  # drawn for the global batch on every rank
+    noise: float  # drawn on the CPU
     exchange: float  # of gradients and parameters, as far as no backward hides it
     small_exchanges: float  # of batch statistics
     straggling: float
@@ -108,7 +109,9 @@ def predict_iteration(figures: Figures, workload: Workload, cluster: Cluster, nu
     lines = _lines(figures, workload)
     overhead = sum(times * line.fixed for times, line in lines) + figures.average_seconds
     images = images_per_rank * sum(times * line.each for times, line in lines)
-    noise = workload.num_steps * workload.batch_size * figures.draw_seconds_per_image
+    slice_size = images_per_rank / workload.accumulation_steps
+    in_vain = workload.accumulation_steps * min(workload.batch_size - slice_size, BLOCK - 1)  # at most, before each slice
+    noise = workload.num_steps * (images_per_rank + in_vain) * figures.draw_seconds_per_image
     if not figures.on_cpu:  # a GPU computes what it was given while the CPU draws
         noise = max(0.0, noise - overhead - images)
     small, meetings = _small_exchanges(figures, workload, cluster, num_gpus)

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from distgan.batch import BatchLayout
-from distgan.randomness import Randomness
+from distgan.randomness import BLOCK, Randomness
 
 Draw = Callable[[Randomness, str, int], torch.Tensor]
 DRAWS: dict[str, Draw] = {
@@ -50,16 +50,41 @@ def test_torchs_own_generator_is_left_alone(draw: Draw) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("world_size", "accumulation_steps"), [(1, 2), (2, 1), (4, 2), (8, 1)])
-def test_ranks_together_hold_the_global_draw(world_size: int, accumulation_steps: int) -> None:
-    """Each draws all of it and keeps its positions."""
-    whole = Randomness(3).normal("generator.latents", 10, 32, 4)
-    kept = []
+BATCHES = [(32, 1, 2), (32, 2, 1), (32, 4, 2), (32, 8, 1), (600, 3, 1), (600, 2, 3), (4096, 64, 1), (2 * BLOCK, 2, 1), (5 * BLOCK, 4, 5)]
+
+
+@pytest.mark.parametrize(("batch_size", "world_size", "accumulation_steps"), BATCHES)
+def test_ranks_together_hold_the_global_draw(batch_size: int, world_size: int, accumulation_steps: int) -> None:
+    """However its blocks lie to their slices."""
+    randomness = Randomness(3)
+    normal, integers = [], []
     for micro_batch in range(accumulation_steps):
         for rank in range(world_size):
-            positions = BatchLayout(32, accumulation_steps, world_size, rank).positions(micro_batch)
-            kept.append(Randomness(3).normal("generator.latents", 10, 32, 4)[positions])
-    assert torch.equal(torch.cat(kept), whole)
+            layout = BatchLayout(batch_size, accumulation_steps, world_size, rank)
+            first = layout.positions(micro_batch).start
+            normal.append(randomness.normal("generator.latents", 10, layout.slice_size, 4, first))
+            integers.append(randomness.integers("generator.labels", 10, layout.slice_size, 1000, first))
+    assert torch.equal(torch.cat(normal), randomness.normal("generator.latents", 10, batch_size, 4))
+    assert torch.equal(torch.cat(integers), randomness.integers("generator.labels", 10, batch_size, 1000))
+
+
+@pytest.mark.parametrize(("batch_size", "world_size", "accumulation_steps"), BATCHES)
+def test_a_rank_draws_little_more_than_it_holds(batch_size: int, world_size: int, accumulation_steps: int) -> None:
+    """What `launch plan` counts with: less than a block for each slice, and no more than there is."""
+    randomness, drawn = Randomness(3), []
+    for rank in range(world_size):
+        layout = BatchLayout(batch_size, accumulation_steps, world_size, rank)
+        slices = [layout.positions(micro_batch).start for micro_batch in range(accumulation_steps)]
+        drawn.append(sum(stop for first in slices for _, _, stop in randomness._blocks("a", 0, first, layout.slice_size)))
+    held = batch_size // world_size
+    assert held <= max(drawn) <= held + accumulation_steps * min(BLOCK - 1, batch_size - held // accumulation_steps)
+
+
+def test_blocks_are_independent() -> None:
+    numbers = Randomness(5).normal("a", 0, 64 * BLOCK, 8)
+    assert stats.kstest(numbers.flatten().numpy(), "norm").pvalue > 1e-4
+    blocks = numbers.reshape(64, -1).numpy()
+    assert np.abs(np.corrcoef(blocks)[np.triu_indices(64, 1)]).max() < 5 / np.sqrt(blocks.shape[1])
 
 
 def test_shapes_and_types() -> None:

@@ -83,7 +83,7 @@ def topology_here(report: ScalingReport, ranks: int) -> Topology:
 
 
 def _without_noise(point: BatchPoint, report: ScalingReport) -> float:
-    """What is left of the time between the phases when that is taken away which goes with the global batch. On a GPU it is not in there.
+    """What is left of the time between the phases without drawing noise, which goes by blocks. (A GPU computes meanwhile.)
 
     It was measured apart, and may come out as more than all of it.
     """

@@ -52,7 +52,7 @@ class AllReduce(Record):
 class Costs(Record):
     """What comes beside the iterations."""
 
-    draw_seconds_per_image: float = Field(ge=0)  # of a global batch's noise, in one step
+    draw_seconds_per_image: float = Field(ge=0)  # of an image's noise, in one step
     checkpoint_bytes: int = Field(gt=0)  # of all its files
     checkpoint_tensor_bytes: int = Field(gt=0)
     checkpoint_seconds: float = Field(gt=0)

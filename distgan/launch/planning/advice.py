@@ -15,7 +15,7 @@ _PARTS = {
         "computing that takes as long for few images as for many",
         "give each GPU more images, by a larger train.batch_size (which is another training) or fewer GPUs",
     ),
-    "noise": ("drawing the noise of the whole batch, which every rank does", "lower train.batch_size or model.latent_size"),
+    "noise": ("drawing noise", "lower model.latent_size or train.batch_size"),
     "exchange": (
         "exchanging gradients and parameters",
         "give each GPU more images, take a faster network, or with ZeRO a lower engine.zero_stage",
