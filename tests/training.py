@@ -1,4 +1,4 @@
-"""Training a few iterations inside a test; on several ranks by `distgan.bench.ranks`."""
+"""Training a few iterations inside a test; on several ranks by `tests.ranks`."""
 
 from collections.abc import Callable
 from contextlib import contextmanager

@@ -1,14 +1,16 @@
 """Running a function on several ranks of this machine, in processes of their own."""
 
 import os
+import pickle
 import socket
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from distgan.distributed import World
 from distgan.process import leave
@@ -23,20 +25,23 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, num_threads: int = 1) -> list[Any]:
+def run_ranks(
+    world_size: int, function: Callable[..., Any], *arguments: Any, num_threads: int = 1, start_method: str = "spawn"
+) -> list[Any]:
     """Call `function(world, *arguments)` on `world_size` new processes in one process group; the results by rank.
 
     Args:
         function: at the top of a module, as the processes import it; so are its arguments and results pickled.
         num_threads: of torch in each process.
+        start_method: of multiprocessing.
 
     Raises:
         torch.multiprocessing.ProcessRaisedException: with the traceback of the first rank that failed.
     """
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.Manager().dict()
-    spawn(_main, (world_size, free_port(), results, num_threads, function, arguments), nprocs=world_size)
-    return [results[rank] for rank in range(world_size)]
+    with tempfile.TemporaryDirectory(prefix="distgan-ranks-") as folder:
+        given = world_size, free_port(), Path(folder), dict(os.environ), num_threads, function, arguments
+        start_processes(_main, given, nprocs=world_size, start_method=start_method)
+        return [pickle.loads(_result(Path(folder), rank).read_bytes()) for rank in range(world_size)]  # noqa: S301 - of these very processes
 
 
 def meet(world: World) -> None:
@@ -46,10 +51,22 @@ def meet(world: World) -> None:
     dist.barrier()
 
 
+def _result(folder: Path, rank: int) -> Path:
+    return folder / f"{rank}.pickle"
+
+
 def _main(
-    rank: int, world_size: int, port: int, results: Any, num_threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+    rank: int,
+    world_size: int,
+    port: int,
+    folder: Path,
+    environment: dict[str, str],
+    num_threads: int,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
-    os.environ |= {
+    os.environ.clear()  # a process that is forked from a server has that one's
+    os.environ |= environment | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),
@@ -59,5 +76,6 @@ def _main(
     torch.set_num_threads(num_threads)
     world = World.from_environment()
     with world.process_group(TIMEOUT_SECONDS, TIMEOUT_SECONDS, even_alone=True):
-        results[rank] = function(world, *arguments)
+        result = function(world, *arguments)
+        _result(folder, rank).write_bytes(pickle.dumps(result))
     leave(0)

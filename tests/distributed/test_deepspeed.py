@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from distgan.bench.ranks import run_ranks
 from distgan.distributed import World
 from distgan.engine.zero3 import Zero3Engine
+from tests.ranks import run_ranks
 from tests.training import SMALL_MODELS, everything, settings, trainer_of, worst_error
 
 ITERATIONS = 5

@@ -11,10 +11,10 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
-from distgan.bench.ranks import run_ranks
 from distgan.distributed import AnyRank, World
 from distgan.metrics.meter import Meter
 from distgan.models.layers import BatchNorm2d
+from tests.ranks import run_ranks
 from tests.training import settings, trainer_of
 
 RANKS = 3

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from distgan.bench.ranks import run_ranks
 from distgan.distributed import World
 from distgan.metrics import reporter
 from distgan.metrics.flops import FlopCount
 from tests.distributed.test_deepspeed import ONE_RANK, under
+from tests.ranks import run_ranks
 from tests.training import SMALL_MODELS, everything, settings, trainer_of
 from tests.unit.test_flops import NoCount
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from distgan.bench.ranks import run_ranks
 from distgan.distributed import World
+from tests.ranks import run_ranks
 from tests.training import SMALL_MODELS, everything, settings, trainer_of, worst_error
 
 ITERATIONS = 5

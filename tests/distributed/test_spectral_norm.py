@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distgan.bench.ranks import run_ranks
 from distgan.distributed import World
 from distgan.models.layers import SpectrallyNormalisedDiscriminator
+from tests.ranks import run_ranks
 from tests.training import SMALL_MODELS, settings, trainer_of
 
 ITERATIONS = 50

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distgan.bench.ranks import run_ranks
 from distgan.distributed import World
 from distgan.metrics.traffic import Span, Traffic, totals
+from tests.ranks import run_ranks
 from tests.training import SMALL_MODELS, settings, trainer_of
 
 PAUSE = 0.3  # seconds by which one rank comes late

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from distgan import checkpoint, train
-from distgan.bench.ranks import run_ranks
 from distgan.data.reading.upload import OnDevice, Upload
 from distgan.distributed import World
 from tests.http_server import serving
+from tests.ranks import run_ranks
 from tests.shards import encode, noise, sample_members, write_set, write_tar
 from tests.training import SMALL_MODELS, everything, settings, trainer_of
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
-from distgan.bench.ranks import run_ranks
 from distgan.distributed import World
+from tests.ranks import run_ranks
 from tests.training import relative_error
 
 RANKS = 2
