@@ -4,6 +4,8 @@
 # Processes of `make train`: one per GPU, or 2 on the CPU. The shell asks torch, as make reads this before there is a .venv.
 NPROC ?= $$(.venv/bin/python -c 'import torch; print(torch.cuda.device_count() or 2)')
 ARGS =
+# Tests that run side by side.
+JOBS = 2
 CSRC = $(foreach extension,cpp cu cuh h,$(wildcard csrc/*.$(extension) csrc/*/*.$(extension)))
 
 .PHONY: train
@@ -12,7 +14,7 @@ train: setup ## train on the embedded digits, or resume; pictures in runs/digits
 
 .PHONY: test
 test: setup ## the tests, without the slow ones of test-faults, test-quality and test-image
-	.venv/bin/pytest tests --ignore=tests/faults --ignore=tests/quality --ignore=tests/image
+	.venv/bin/pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder tests --ignore=tests/faults --ignore=tests/quality --ignore=tests/image
 
 .PHONY: test-faults
 test-faults: setup ## the tests that kill, cut and corrupt things

@@ -7,6 +7,17 @@ import pytest
 import torch
 
 
+# What has ports, names of networks and processes that are the machine's: one after the other, wherever tests run side by side.
+_OF_THE_MACHINE = ("tests/integration/", "tests/slurm/", "tests/kubernetes/test_pods.py", "tests/kubernetes/test_elastic_pods.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (--dist loadgroup), a file's tests stay together, as many share what is costly to make."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("machine" if file.startswith(_OF_THE_MACHINE) else file))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The digits are packed afresh for a session, never read from the user's own cache; child processes inherit this."""
