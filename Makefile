@@ -14,7 +14,7 @@ train: setup ## train on the embedded digits, or resume; pictures in runs/digits
 
 .PHONY: test
 test: setup ## the tests, without the slow ones of test-faults, test-quality and test-image
-	.venv/bin/pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder tests --ignore=tests/faults --ignore=tests/quality --ignore=tests/image
+	.venv/bin/pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder tests --ignore=tests/faults --ignore=tests/quality --ignore=tests/image
 
 .PHONY: test-faults
 test-faults: setup ## the tests that kill, cut and corrupt things

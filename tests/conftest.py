@@ -2,20 +2,31 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+# What only one test at a time may have: the ports that are the defaults, or looked for; names of networks and the memory for pods.
+_IN_TURNS = {
+    "ports": ("integration/test_readme", "integration/test_train", "integration/test_dashboard", "integration/test_monitoring"),
+    "networks": ("kubernetes/test_pods", "kubernetes/test_elastic_pods", "slurm/test_jobs"),
+}
 
-# What has ports, names of networks and processes that are the machine's: one after the other, wherever tests run side by side.
-_OF_THE_MACHINE = ("tests/integration/", "tests/slurm/", "tests/kubernetes/test_pods.py", "tests/kubernetes/test_elastic_pods.py")
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where tests run side by side, those of a file stay together: many share what is costly to make."""
+    from xdist.scheduler import LoadScopeScheduling
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side (--dist loadgroup), a file's tests stay together, as many share what is costly to make."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("machine" if file.startswith(_OF_THE_MACHINE) else file))
+    groups = {f"tests/{file}.py": group for group, files in _IN_TURNS.items() for file in files}
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return groups.get(file, file)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
