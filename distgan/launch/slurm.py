@@ -29,7 +29,7 @@ SCRIPT = "launch/slurm.sbatch"
 CPUS_PER_RANK = 8
 _SIGNAL = "TERM@"  # of --signal, before the seconds
 _DIRECTIVE = re.compile(r"^#SBATCH --([a-z-]+)=(.*)$", re.MULTILINE)
-_UNREACHABLE = re.compile(r"contact slurm controller|establish a configuration source|connect failure|connection refused|timed out", re.IGNORECASE)
+_UNREACHABLE = re.compile(r"contact slurm controller|establish a configuration source|connect failure|connection refused", re.IGNORECASE)
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
