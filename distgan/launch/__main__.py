@@ -7,10 +7,11 @@ python -m distgan.launch k8s submit --nodes 2 --image IMAGE --config my.yaml    
 python -m distgan.launch plan --measured FILE --gpus 8 64 512                    how fast it would be, and what would hold it back
 python -m distgan.launch worker --nodes 2 -- --config my.yaml                    the process of a container: one node of a run
 
-Each but worker and plan takes --dry-run, which prints what would be done.
+What starts, submits or stops something takes --dry-run, which prints what would be done.
 """
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 
@@ -44,6 +45,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if settings and "settings" not in options:
         raise InputError(f"{settings[0]!r} is no argument of this command; see its --help.")
     options.settings = settings
+    for key in (argument.partition("=")[0] for argument in settings):
+        if key.startswith("--") and "." not in key and key != "--config":
+            known = [f"--{name.replace('_', '-')}" for name in vars(options)]
+            nearest = difflib.get_close_matches(key, known, n=1)
+            mend = f"did you mean {nearest[0]}?" if nearest else "see --help, and distgan.train --help."
+            raise InputError(f"{key} is neither an option of this command nor a setting of the run; {mend}")
     return options
 
 

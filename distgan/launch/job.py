@@ -1,5 +1,6 @@
 """What is to be started: settings of distgan.train, checked for the ranks that they are to run on before anything is."""
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from distgan.config import TrainConfig, problems_between_fields
 from distgan.engine import deepspeed_settings
 from distgan.errors import InputError
 
+_LARGE_BATCH = 1_000_000  # which nobody means
 RANKS_WITHOUT_GPUS = 2  # on a node, or one if it has a single core
 
 
@@ -64,12 +66,17 @@ def checked(settings: Sequence[str], nodes: NodeCount, ranks_per_node: int) -> T
     Raises:
         InputError: a sentence for everything that is wrong.
     """
-    for argument in settings:
-        key = argument.partition("=")[0]
-        if key.startswith("--") and "." not in key and key not in ("--config", "--help"):
-            raise InputError(f"{key} is neither an option of this command nor a setting of the run; see --help, and distgan.train --help.")
     config = parse_command(settings).config
     problems: dict[str, None] = {}  # in order, each once
+    if nodes.is_elastic:
+        multiple = math.lcm(*range(nodes.least, nodes.most + 1)) * ranks_per_node * config.engine.accumulation_steps
+        if config.train.batch_size % multiple:
+            mend = f"set it to a multiple of {multiple}" if multiple <= _LARGE_BATCH else "give --nodes fewer to range over"
+            problems[
+                f"train.batch_size is {config.train.batch_size}, which does not divide by every number of ranks that {nodes.least} to "
+                f"{nodes.most} nodes of {ranks_per_node} have, x engine.accumulation_steps {config.engine.accumulation_steps}; {mend}."
+            ] = None
+            config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": multiple})})
     for num_nodes in range(nodes.least, nodes.most + 1):
         num_ranks = num_nodes * ranks_per_node
         found = problems_between_fields(config, num_ranks) + deepspeed_settings.problems(config, num_ranks)

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 
+from distgan.arguments import ON_SETTINGS
 from distgan.launch import agent
 from distgan.launch.agent import Node
 from distgan.launch.job import NodeCount, checked, metrics_url, ranks_on_this_node
@@ -12,7 +13,7 @@ from distgan.process import EXIT_DONE
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """The command's line among others'."""
-    parser = subparsers.add_parser("local", help="on this machine", description=__doc__)
+    parser = subparsers.add_parser("local", help="on this machine", description=__doc__, epilog=ON_SETTINGS)
     parser.add_argument(
         "--ranks-per-node", default="auto", metavar="N", help="processes (default: auto, one for each GPU, or two without one)"
     )

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 
+from distgan.arguments import ON_SETTINGS, command_line, port
 from distgan.errors import InputError
 from distgan.launch import agent
 from distgan.launch.agent import MASTER_PORT, Node
@@ -31,13 +32,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "multinode",
         help="on several machines, by ssh or one command on each",
         description=__doc__,
+        epilog=ON_SETTINGS,
     )
     parser.add_argument("--hosts", metavar="A,B", help="the machines, node 0 first; they are reached by ssh, without a password")
-    parser.add_argument("--ssh", default="ssh", metavar="COMMAND", help="how to reach them, such as 'ssh -p 2222 -i key' (default: ssh)")
+    parser.add_argument(
+        "--ssh", type=command_line, default="ssh", metavar="COMMAND", help="how to reach them, such as 'ssh -p 2222 -i key' (default: ssh)"
+    )
     parser.add_argument("--nodes", type=int, metavar="N", help="without --hosts: how many machines there are")
     parser.add_argument("--node-rank", type=int, metavar="K", help="without --hosts: which of them this one is, from 0")
     parser.add_argument("--master-addr", metavar="HOST", help="node 0's name or address for the others (default with --hosts: the first)")
-    parser.add_argument("--master-port", type=int, default=MASTER_PORT, metavar="PORT", help="where they meet there (default: %(default)s)")
+    parser.add_argument(
+        "--master-port", type=port, default=MASTER_PORT, metavar="PORT", help="where they meet there (default: %(default)s)"
+    )
     parser.add_argument(
         "--ranks-per-node", default="auto", metavar="N", help="processes on each (default: auto, one for each GPU, or two without one)"
     )

@@ -43,8 +43,7 @@ def check_ssh(ssh: str) -> None:
     Raises:
         InputError: there is not.
     """
-    words = shlex.split(ssh)
-    if not words or shutil.which(words[0]) is None:
+    if shutil.which(shlex.split(ssh)[0]) is None:
         raise InputError(f"--ssh is {ssh!r}, which is no program that is here; install ssh, or name another command.")
 
 

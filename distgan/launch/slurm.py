@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from distgan.arguments import ON_SETTINGS
 from distgan.errors import InputError, RunError
 from distgan.launch.job import NodeCount, checked
 from distgan.launch.say import say
@@ -65,7 +66,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def _add(
     commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int], text: str, defaults: Mapping[str, str]
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=ON_SETTINGS)
     parser.add_argument("--nodes", metavar="N", help=f"how many (default: {defaults['nodes']})")
     parser.add_argument(
         "--gpus-per-node", metavar="N", help=f"as many ranks train on each node (default: {defaults['gpus-per-node']}); 0: on CPUs"
@@ -141,6 +142,9 @@ def _checked(options: argparse.Namespace, defaults: Mapping[str, str]) -> Job:
         InputError: a sentence for what does not.
     """
     given = _given(options)
+    for option, key in (("--partition", "partition"), ("--account", "account"), ("--name", "job-name")):
+        if not given.get(key, "x").strip():
+            raise InputError(f"{option} is {given[key]!r}; give one, or leave it out.")
     every = {**defaults, **given}
     if ":" in every["nodes"]:
         raise InputError(f"--nodes is {every['nodes']!r}, but a job keeps the nodes that it gets; give one number.")

@@ -11,6 +11,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from distgan.arguments import port
 from distgan.errors import InputError, RunError
 from distgan.launch import agent, names
 from distgan.launch.agent import MASTER_PORT, Node
@@ -40,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--ranks-per-node", default="auto", metavar="N", help="processes on this node (default: auto, one for each GPU, or two without one)"
     )
     parser.add_argument(
-        "--master-port", type=int, default=MASTER_PORT, metavar="PORT", help="of node 0, where the others find it (default: %(default)s)"
+        "--master-port", type=port, default=MASTER_PORT, metavar="PORT", help="of node 0, where the others find it (default: %(default)s)"
     )
     parser.add_argument(
         "--name-timeout", type=float, default=300.0, metavar="S", help="how long to wait for node 0's name, in seconds (default: 300)"

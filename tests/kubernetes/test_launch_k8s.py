@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import threading
@@ -299,6 +300,17 @@ def test_stop_waits_for_the_pods_and_keeps_the_volume(run: ApiServer, k8s: K8s) 
     assert names(run) == ["persistentvolumeclaims/distgan-runs-faces"]
     assert "Its pods have 180 s to save." in err
     assert "To delete what was learnt: kubectl delete persistentvolumeclaim/distgan-runs-faces" in err
+
+
+def test_what_a_dry_run_of_stop_prints_does_the_same(run: ApiServer, k8s: K8s) -> None:
+    """But for the kinds that this cluster has not."""
+    code, out, _ = k8s("stop", "faces", "--dry-run")
+    assert (code, run.requests) == (0, [])
+    commands = out.splitlines()
+    for command in commands[:2]:
+        subprocess.run(shlex.split(command), check=True, timeout=GUARD_SECONDS)
+    assert names(run) == ["persistentvolumeclaims/distgan-runs-faces"]
+    assert len(commands) == 4
 
 
 @pytest.mark.parametrize("command", [("status",), ("stop", "faces"), SUBMIT])

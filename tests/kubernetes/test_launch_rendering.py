@@ -64,7 +64,7 @@ def rendered(capsys: pytest.CaptureFixture[str]) -> Render:
 def test_what_is_rendered(rendered: Render, tmp_path: Path, options: str, nodes: str, num_ranks: int, sets: str) -> None:
     """sets: what the overlay and its components set, as arguments."""
     asked = dict(zip(options.split()[::2], options.split()[1::2], strict=True))
-    image = "registry/distgan:1@sha256:0123"
+    image = f"registry/distgan:1@sha256:{'0123' * 16}"
     manifests = rendered(*options.split(), "--name", "faces", "--namespace", "team", "--image", image, *SETTINGS)
     possible = releases(manifests)
     with read_once():

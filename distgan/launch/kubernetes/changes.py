@@ -15,14 +15,20 @@ from distgan.launch.kubernetes.rendering import CONTAINER, GPU, Rendering
 from distgan.launch.shipped import shipped
 
 NAME_LABEL, INSTANCE_LABEL = "app.kubernetes.io/name", "app.kubernetes.io/instance"
+OWN_IMAGE = "distgan"  # the base's
 RECIPES = "distgan-recipe"  # the base's configMapGenerator
+_IMAGE = re.compile(
+    r"([\w.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:\w[\w.-]*)?(@sha256:[0-9a-f]{64})?"
+)  # distribution's reference format
 MAX_RANKS = 16  # on a node: the ports that the NetworkPolicy of the base lets in
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What says how a run is rendered."""
     parser.add_argument(
-        "--name", metavar="NAME", help="of the run and of its volume (default: the last part of run.dir, which is the last --config's)"
+        "--name",
+        metavar="NAME",
+        help="of the run and of its volume, which holds it in runs/run (default: the last part of run.dir, which is the last --config's)",
     )
     parser.add_argument("--nodes", metavar="N", help="pods (default: 1, or the --overlay's); MIN:MAX goes on with those that are left")
     parser.add_argument(
@@ -69,6 +75,8 @@ def problems(options: argparse.Namespace) -> list[str]:
         found += error.problems
     if options.name is not None:
         found += run_name.problems(options.name, "--name")
+    if options.namespace is not None:
+        found += run_name.problems(options.namespace, "--namespace")
     if options.queue is not None:
         found += run_name.problems(options.queue, "--queue")
     if options.gpus_per_node is not None and not 0 <= options.gpus_per_node <= MAX_RANKS:
@@ -80,8 +88,8 @@ def problems(options: argparse.Namespace) -> list[str]:
             found.append(
                 f"--{name} is {text!r}; give an amount as Kubernetes writes it, such as {'16 or 500m' if name == 'cpus' else '128Gi'}."
             )
-    if options.image is not None and not re.fullmatch(r"[a-zA-Z0-9][\w./:@-]*", options.image):
-        found.append(f"--image is {options.image!r}; give a registry, a name and a tag, such as registry/distgan:1.")
+    if options.image is not None and not _IMAGE.fullmatch(options.image):
+        found.append(f"--image is {options.image!r}; give a registry, a name in small letters and a tag, such as registry/distgan:1.")
     shipped_components = names_in("components")
     found += [
         f"--component is {name!r}; give one of {', '.join(shipped_components)}."
@@ -140,6 +148,12 @@ def ranks_per_node(options: argparse.Namespace, bare: Rendering) -> int:
 def problems_with(options: argparse.Namespace, bare: Rendering) -> list[str]:
     """A sentence for each option that does not go with the overlay."""
     found = []
+    completions = bare.job["spec"].get("completions", 1)
+    if options.nodes is None and completions != bare.nodes.most:
+        found.append(
+            f"The Job of {bare.source[0].lower()}{bare.source[1:]} has completions {completions}, but NODES in its container is "
+            f"{bare.nodes}; give --nodes {completions}, or set both as overlays/multi-node does."
+        )
     num = num_gpus(options, bare)
     if num and options.ranks_per_node is not None:
         found.append(
@@ -155,14 +169,23 @@ def problems_with(options: argparse.Namespace, bare: Rendering) -> list[str]:
 
 def warnings_about(options: argparse.Namespace, bare: Rendering) -> list[str]:
     """A sentence for each option that is probably not all that is meant."""
+    found = []
+    if (options.image or bare.container["image"]) == OWN_IMAGE:
+        found.append(f"image is {OWN_IMAGE!r}, which is in no registry; give --image, unless the nodes hold it.")
+    if options.gpus_per_node and not bare.num_gpus:
+        found.append(
+            f"--gpus-per-node is {options.gpus_per_node}, but CPUs, memory and /dev/shm of {bare.source[0].lower()}{bare.source[1:]} are "
+            "those of pods without GPUs; give --overlay single-node or multi-node, or leave it out."
+        )
     asked = bare.container.get("resources", {}).get("requests", {})
     left = {f"--{name}": resource for name, resource in (("cpus", "cpu"), ("memory", "memory")) if getattr(options, name) is None}
-    if options.gpus_per_node != 0 or not bare.num_gpus or not left:
-        return []
-    amounts = " and ".join(f"{resource} {asked.get(resource, 'as it gets')}" for resource in left.values())
-    return [
-        f"--gpus-per-node is 0, but each pod still asks for {amounts}, as a node of {bare.num_gpus} GPUs has; give {' and '.join(left)}."
-    ]
+    if options.gpus_per_node == 0 and bare.num_gpus and left:
+        amounts = " and ".join(f"{resource} {asked.get(resource, 'as it gets')}" for resource in left.values())
+        found.append(
+            f"--gpus-per-node is 0, but each pod still asks for {amounts}, as a node of {bare.num_gpus} GPUs has; give "
+            f"{' and '.join(left)}."
+        )
+    return found
 
 
 def fields(options: argparse.Namespace, bare: Rendering, name: str, files: list[str]) -> dict[str, Any]:

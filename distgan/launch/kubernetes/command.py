@@ -15,12 +15,13 @@ import shlex
 import sys
 from collections.abc import Callable
 
+from distgan.arguments import ON_SETTINGS
 from distgan.launch.kubernetes import changes, scraping, status, submit
 from distgan.launch.kubernetes.follow import follow
 from distgan.launch.kubernetes.kubectl import Kubectl
 from distgan.launch.kubernetes.preparation import Prepared, prepare
 from distgan.launch.kubernetes.runs import find, find_all
-from distgan.launch.kubernetes.stop import stop
+from distgan.launch.kubernetes.stop import deletions, stop
 from distgan.launch.say import say
 from distgan.process import EXIT_DONE
 
@@ -35,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         sub = _add(commands, name, run, text)
         changes.add_options(sub)
         sub.set_defaults(settings=[])
-        sub.epilog = "What is no option here is a setting of distgan.train, such as --config my.yaml or --train.batch_size 256."
+        sub.epilog = ON_SETTINGS
         if name == "submit":
             sub.add_argument("--dry-run", action="store_true", help="print the manifests and the commands, and contact nobody")
     _add(commands, "status", _status, "of a run, or of all").add_argument("name", nargs="?", metavar="NAME")
@@ -43,7 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     logs.add_argument("name", metavar="NAME")
     logs.add_argument("--index", type=int, default=0, metavar="K", help="of another node (default: 0)")
     _add(commands, "metrics", _metrics, "where they are").add_argument("name", metavar="NAME")
-    _add(commands, "stop", _stop, "save, end, and remove all but the volume").add_argument("name", metavar="NAME")
+    stop_parser = _add(commands, "stop", _stop, "save, end, and remove all but the volume")
+    stop_parser.add_argument("name", metavar="NAME")
+    stop_parser.add_argument("--dry-run", action="store_true", help="print the commands, and contact nobody")
 
 
 def _add(
@@ -110,5 +113,8 @@ def _metrics(options: argparse.Namespace, kubectl: Kubectl) -> int:
 
 
 def _stop(options: argparse.Namespace, kubectl: Kubectl) -> int:
+    if options.dry_run:
+        print("\n".join(kubectl.shown(*words) for words in deletions(options.name)))
+        return EXIT_DONE
     stop(find(kubectl, options.name), kubectl)
     return EXIT_DONE

@@ -9,17 +9,26 @@ KINDS = ("services", "networkpolicies.networking.k8s.io", "configmaps", "service
 OF_OPERATORS = ("podmonitors.monitoring.coreos.com", "prometheusrules.monitoring.coreos.com")  # which a cluster may lack
 
 
+def deletions(name: str) -> list[tuple[str, ...]]:
+    """The words of kubectl that take a run out, in their order; the last ones are of kinds that a cluster may lack."""
+    of_run = ("--selector", selector(name))
+    return [
+        ("delete", "job", *of_run, "--cascade=foreground", "--wait"),
+        *(("delete", kinds, *of_run, "--ignore-not-found") for kinds in (",".join(KINDS), *OF_OPERATORS)),
+    ]
+
+
 def stop(run: Run, kubectl: Kubectl) -> None:
     """Delete its objects, and wait until its pods are gone; raises as `Kubectl.run`."""
-    of_run = ("--selector", selector(run.name))
+    of_job, of_others, *of_operators = deletions(run.name)
     if run.job is not None:
         grace = run.job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
         if run.end is None:
             say(f"Its pods have {grace} s to save.")
-        kubectl.run("delete", "job", *of_run, "--cascade=foreground", "--wait")
-    kubectl.run("delete", ",".join(KINDS), *of_run, "--ignore-not-found")
-    for kind in OF_OPERATORS:
-        done = start(kubectl.command("delete", kind, *of_run, "--ignore-not-found"))
+        kubectl.run(*of_job)
+    kubectl.run(*of_others)
+    for words in of_operators:
+        done = start(kubectl.command(*words))
         if done.returncode and "have a resource type" not in done.stderr:
             raise failure("kubectl delete", done.stderr)
     say(f"Stopped {run.name!r}.")

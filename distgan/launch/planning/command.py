@@ -11,11 +11,13 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
 
+from distgan.arguments import number
 from distgan.bench.scaling.measured import figures_of, read
 from distgan.bench.scaling.report import ScalingReport
 from distgan.cli import parse_command, validate
@@ -44,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description=__doc__,
     )
     parser.add_argument("--measured", type=Path, required=True, metavar="FILE", help="JSON of python -m distgan.bench scaling --out FILE")
-    parser.add_argument("--gpus", type=int, nargs="+", required=True, metavar="N", help="numbers of GPUs to plan for")
+    parser.add_argument("--gpus", type=number, nargs="+", required=True, metavar="N", help="numbers of GPUs to plan for")
     parser.add_argument(
         "--weak",
         action="store_true",
@@ -149,6 +151,9 @@ def _config(report: ScalingReport, options: argparse.Namespace, problems: list[s
     except InputError as error:
         problems.append(f"--measured is {str(options.measured)!r}, of a run that cannot be any more: {error.problems[0]} Measure again.")
         return None
+    if (model := _model_asked(options.settings)) not in (None, measured.model.name):
+        problems.append(_measured_otherwise("model.name", model, measured.model.name, options))
+        return None
     with tempfile.TemporaryDirectory(prefix="distgan-plan-") as folder:
         file = Path(folder, "measured.yaml")
         file.write_text(yaml.safe_dump(report.settings))
@@ -159,11 +164,23 @@ def _config(report: ScalingReport, options: argparse.Namespace, problems: list[s
             return None
     changed = changed_fields(measured.model_dump(), config.model_dump())
     problems += [
-        f"{field} is {now!r}, but {options.measured} was measured with {before!r}; measure again with it, or leave it out."
+        _measured_otherwise(field, now, before, options)
         for field, (before, now) in changed.items()
         if any(field == name or field.startswith(f"{name}.") for name in MEASURED)
     ]
     return config
+
+
+def _model_asked(settings: Sequence[str]) -> str | None:
+    """The model.name among these arguments: its settings are other ones, and the measured model's would be refused beside it."""
+    with suppress(InputError):  # which will be told with the measured settings under these
+        model = parse_command(settings).config.model
+        return model.name if "name" in model.model_fields_set else None
+    return None
+
+
+def _measured_otherwise(field: str, now: object, before: object, options: argparse.Namespace) -> str:
+    return f"{field} is {now!r}, but {options.measured} was measured with {before!r}; measure again with it, or leave it out."
 
 
 def _figures(report: ScalingReport, options: argparse.Namespace) -> Figures:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from distgan.errors import InputError
+from distgan.launch.__main__ import parse
 from distgan.launch.agent import Node, command
 from distgan.launch.job import NodeCount, checked, metrics_url, ranks_on_this_node
 from distgan.launch.shipped import shipped
@@ -28,25 +29,66 @@ def test_what_is_no_number_of_ranks(text: str) -> None:
         ranks_on_this_node(text)
 
 
-def test_a_batch_has_to_divide_by_every_number_of_ranks_there_may_be() -> None:
-    checked(["--train.batch_size", "48"], NodeCount(1, 4), 2)
+@pytest.mark.parametrize(
+    ("most", "accumulation", "mend"),
+    [
+        (4, 1, "set it to a multiple of 24."),  # of 2, 4, 6 and 8 ranks
+        (4, 3, "set it to a multiple of 72."),
+        (4096, 1, "give --nodes fewer to range over."),
+    ],
+)
+def test_a_batch_has_to_divide_by_every_number_of_ranks_there_may_be(most: int, accumulation: int, mend: str) -> None:
+    settings = ["--engine.accumulation_steps", str(accumulation), "--train.batch_size"]
     with pytest.raises(InputError) as refused:
-        checked(["--train.batch_size", "64"], NodeCount(1, 4), 2)
+        checked([*settings, "64"], NodeCount(1, most), 2)
     (problem,) = refused.value.problems
-    assert problem.startswith("train.batch_size is 64, which does not divide by 6 ranks")
+    assert problem.startswith(f"train.batch_size is 64, which does not divide by every number of ranks that 1 to {most} nodes of 2 have")
+    assert problem.endswith(mend)
+    if mend.startswith("set"):
+        checked([*settings, mend.split()[-1].rstrip(".")], NodeCount(1, most), 2)
 
 
 def test_all_problems_at_once_and_each_once() -> None:
     with pytest.raises(InputError) as refused:
         checked(["--loss.name", "wasserstein", "--engine.zero_stage", "2"], NodeCount(1, 4), 1)
     fields = [problem.partition(" ")[0] for problem in refused.value.problems]
-    assert fields == ["loss.name", "engine.zero_stage", "train.batch_size"]
+    assert fields == ["train.batch_size", "loss.name", "engine.zero_stage"]
 
 
-@pytest.mark.parametrize("argument", ["--rank", "--node=3"])
-def test_a_misspelt_option_is_no_setting(argument: str) -> None:
-    with pytest.raises(InputError, match=f"^{argument.partition('=')[0]} is neither an option of this command nor a setting"):
-        checked([argument], NodeCount(1, 1), 1)
+@pytest.mark.parametrize(
+    ("arguments", "mend"),
+    [
+        (["local", "--colour", "2"], "see --help"),
+        (["k8s", "render", "--node=2"], "did you mean --nodes?"),
+        (["k8s", "submit", "--compnent", "s3-data"], "did you mean --component?"),
+        (["slurm", "submit", "--partitoin", "a"], "did you mean --partition?"),
+        (["plan", "--measured", "x", "--gpus", "8", "--network-gbits", "100"], "did you mean --network-gbit?"),
+        (["worker", "--", "--nodes", "2"], "did you mean --nodes?"),
+    ],
+)
+def test_a_misspelt_option_is_no_setting(arguments: list[str], mend: str) -> None:
+    with pytest.raises(InputError, match=r"^--[a-z-]+ is neither an option of this command nor a setting of the run; ") as refused:
+        parse(arguments)
+    assert mend in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["multinode", "--hosts", "a,b", "--master-port", "70000"],
+            "argument --master-port: '70000' is no port, which are numbers from 1 to",
+        ),
+        (["worker", "--master-port", "0"], "'0' is no port"),
+        (["multinode", "--hosts", "a,b", "--ssh", "ssh -i 'bad"], 'argument --ssh: "ssh -i \'bad" is no command (no closing quotation)'),
+        (["multinode", "--hosts", "a,b", "--ssh", ""], "'' is no command"),
+        (["plan", "--measured", "x", "--gpus", "64,4096"], "'64,4096' is no whole number; between several, put spaces: 64 512"),
+    ],
+)
+def test_options_of_a_kind_are_refused_while_they_are_read(arguments: list[str], words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        parse(arguments)
+    assert words in str(refused.value)
 
 
 def test_where_metrics_are() -> None:

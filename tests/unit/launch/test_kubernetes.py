@@ -51,7 +51,9 @@ def refusals(overlay: Rendering, scratch: Path, *settings: str) -> list[str]:
         (["--gpus-per-node", "0", "--ranks-per-node", "0"], "--ranks-per-node is 0; give a number from 1 to 16."),
         (["--cpus", "four"], "--cpus is 'four'; give an amount as Kubernetes writes it, such as 16 or 500m."),
         (["--memory", "64GB"], "--memory is '64GB'; give an amount as Kubernetes writes it, such as 128Gi."),
-        (["--image", "registry/my image:1"], "--image is 'registry/my image:1'; give a registry, a name and a tag"),
+        (["--image", "registry/my image:1"], "--image is 'registry/my image:1'; give a registry, a name in small letters and a tag"),
+        (["--image", "registry/Distgan"], "--image is 'registry/Distgan'; give a registry, a name in small letters and a tag"),
+        (["--namespace", "ML_Team"], "--namespace is 'ML_Team', but names of Kubernetes"),
         (["--component", "monitor"], "--component is 'monitor'; give one of "),
         (["--overlay", "no/where"], "--overlay is 'no/where'; give one of cpu-smoke, "),
     ],
@@ -76,7 +78,10 @@ def test_a_machine_without_kubectl(capsys: pytest.CaptureFixture[str], monkeypat
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (["--train.batch_size", "24"], "train.batch_size is 24, which does not divide by 16 ranks x engine.accumulation_steps 1"),
+        (
+            ["--train.batch_size", "24"],
+            "train.batch_size is 24, which does not divide by every number of ranks that 1 to 2 nodes of 8 have",
+        ),
         (
             ["--data.url", "photos/{000..001}.tar"],
             "data.url is 'photos/{000..001}.tar', a path of this machine, which the pods do not have;",
@@ -103,7 +108,7 @@ def test_all_settings_that_are_wrong_are_told_at_once(overlay: Rendering, tmp_pa
     fields = [
         problem.split()[0] for problem in refusals(overlay, tmp_path, "--metrics.port", "1", "--data.url", "x", "--train.batch_size", "3")
     ]
-    assert fields == ["data.url", "metrics.port", "train.batch_size", "train.batch_size"]  # of one node and of two
+    assert fields == ["data.url", "metrics.port", "train.batch_size"]
 
 
 @pytest.mark.parametrize("url", ["digits", "s3://faces/{000..127}.tar", "https://host/faces", "pipe:cat x.tar", "/runs/faces/*.tar"])
@@ -125,7 +130,7 @@ def test_a_gpu_node_of_which_no_gpu_is_wanted(overlay: Rendering) -> None:
     with_gpus = Rendering(overlay.text.replace("limits: {", "limits: {nvidia.com/gpu: 8, "), overlay.source)
 
     def warnings(*arguments: str) -> list[str]:
-        return changes.warnings_about(parse(["k8s", "render", *arguments]), with_gpus)
+        return changes.warnings_about(parse(["k8s", "render", "--image", "registry/distgan:1", *arguments]), with_gpus)
 
     (warning,) = warnings("--gpus-per-node", "0")
     assert warning.startswith(
@@ -135,6 +140,30 @@ def test_a_gpu_node_of_which_no_gpu_is_wanted(overlay: Rendering) -> None:
     assert "asks for memory 64Gi" in warning
     assert "--cpus" not in warning
     assert warnings("--gpus-per-node", "0", "--cpus", "4", "--memory", "8Gi") == warnings("--gpus-per-node", "2") == []
+
+
+def test_gpus_on_top_of_an_overlay_without(overlay: Rendering) -> None:
+    options = ["k8s", "render", "--image", "registry/distgan:1"]
+    (warning,) = changes.warnings_about(parse([*options, "--gpus-per-node", "8"]), overlay)
+    assert warning.startswith("--gpus-per-node is 8, but CPUs, memory and /dev/shm of the overlay 'test' are those of pods without GPUs;")
+    assert changes.warnings_about(parse(options), overlay) == []
+
+
+@pytest.mark.parametrize("image", ["distgan", "team/distgan", "localhost:5000/distgan:1", "Reg.io/a-b/c__d:V1", f"r/d@sha256:{'a' * 64}"])
+def test_images_that_there_may_be(image: str) -> None:
+    assert changes.problems(parse(["k8s", "render", "--image", image])) == []
+
+
+def test_an_image_that_no_registry_has(overlay: Rendering) -> None:
+    (warning,) = changes.warnings_about(parse(["k8s", "render"]), overlay)
+    assert warning == "image is 'distgan', which is in no registry; give --image, unless the nodes hold it."
+
+
+def test_an_overlay_whose_nodes_contradict_each_other(overlay: Rendering) -> None:
+    three = Rendering(overlay.text.replace("completions: 1", "completions: 3"), overlay.source)
+    (problem,) = changes.problems_with(parse(["k8s", "render", "--overlay", "mine"]), three)
+    assert problem.startswith("The Job of the overlay 'test' has completions 3, but NODES in its container is 1; give --nodes 3, or")
+    assert changes.problems_with(parse(["k8s", "render", "--overlay", "mine", "--nodes", "3"]), three) == []
 
 
 def test_data_that_the_image_may_hold(overlay: Rendering, tmp_path: Path) -> None:

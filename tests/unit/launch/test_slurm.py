@@ -96,6 +96,7 @@ def test_times_are_read_as_sbatch_reads_them(time: str, seconds: int) -> None:
         (["--stop-before", "0"], "--stop-before is '0'"),
         (["--gpus-per-node", "3"], "train.batch_size is 64, which does not divide by 6 ranks"),
         (["--gpu-per-node", "3"], "--gpu-per-node is neither an option of this command nor a setting"),
+        (["--account", ""], "--account is ''; give one, or leave it out."),
         (["--run.sed", "3"], "did you mean run.seed?"),
     ],
 )
