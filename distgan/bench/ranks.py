@@ -1,15 +1,13 @@
 """Running a function on several ranks of this machine, in processes of their own."""
 
 import os
-import pickle
 import socket
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing
 from torch.multiprocessing.spawn import start_processes
 
 from distgan.distributed import World
@@ -38,10 +36,10 @@ def run_ranks(
     Raises:
         torch.multiprocessing.ProcessRaisedException: with the traceback of the first rank that failed.
     """
-    with tempfile.TemporaryDirectory(prefix="distgan-ranks-") as folder:
-        given = world_size, free_port(), Path(folder), dict(os.environ), num_threads, function, arguments
-        start_processes(_main, given, nprocs=world_size, start_method=start_method)
-        return [pickle.loads(_result(Path(folder), rank).read_bytes()) for rank in range(world_size)]  # noqa: S301 - of these very processes
+    results = torch.multiprocessing.get_context(start_method).Manager().dict()
+    given = world_size, free_port(), results, dict(os.environ), num_threads, function, arguments
+    start_processes(_main, given, nprocs=world_size, start_method=start_method)
+    return [results[rank] for rank in range(world_size)]
 
 
 def meet(world: World) -> None:
@@ -51,15 +49,11 @@ def meet(world: World) -> None:
     dist.barrier()
 
 
-def _result(folder: Path, rank: int) -> Path:
-    return folder / f"{rank}.pickle"
-
-
 def _main(
     rank: int,
     world_size: int,
     port: int,
-    folder: Path,
+    results: Any,
     environment: dict[str, str],
     num_threads: int,
     function: Callable[..., Any],
@@ -76,6 +70,5 @@ def _main(
     torch.set_num_threads(num_threads)
     world = World.from_environment()
     with world.process_group(TIMEOUT_SECONDS, TIMEOUT_SECONDS, even_alone=True):
-        result = function(world, *arguments)
-        _result(folder, rank).write_bytes(pickle.dumps(result))
+        results[rank] = function(world, *arguments)
     leave(0)

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from distgan.arguments import Parser
+from distgan.arguments import Parser, port
 from distgan.errors import InputError, RunError
 from distgan.process import EXIT_DONE, EXIT_FAILED, refuse
 
@@ -38,8 +38,8 @@ READY_SECONDS = 120  # a long history is read first
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=__doc__)
     parser.add_argument("targets", nargs="*", default=LOCAL_RANKS, metavar="HOST:PORT", help="where a rank serves its metrics")
-    parser.add_argument("--port", type=int, default=9090, help="of Prometheus (default: %(default)s)")
-    parser.add_argument("--grafana-port", type=int, default=3000, help="of Grafana (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=9090, help="of Prometheus (default: %(default)s)")
+    parser.add_argument("--grafana-port", type=port, default=3000, help="of Grafana (default: %(default)s)")
     parser.add_argument(
         "--directory", type=Path, default=Path("runs/monitoring"), help="for what is seen, and for logs (default: %(default)s)"
     )
@@ -60,15 +60,13 @@ def check(options: argparse.Namespace, grafana: str | None) -> None:
     if shutil.which("prometheus") is None:
         how = "Debian and Ubuntu have it: apt-get install prometheus; for others it is at https://prometheus.io/download"
         problems.append(f"PATH has no program 'prometheus'; install it ({how}).")
-    for flag, port in {"--port": options.port, **({"--grafana-port": options.grafana_port} if grafana else {})}.items():
+    for flag, number in {"--port": options.port, **({"--grafana-port": options.grafana_port} if grafana else {})}.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: what has just ended does not keep it
             try:
-                probe.bind((HOST, port))
-            except OverflowError:
-                problems.append(f"{flag} is {port}; give a number from 1 to 65535.")
+                probe.bind((HOST, number))
             except OSError as error:
-                problems.append(f"{flag} is {port}, which cannot be had ({error.strerror}); set it to a free one.")
+                problems.append(f"{flag} is {number}, which cannot be had ({error.strerror}); set it to a free one.")
     if problems:
         raise InputError(problems)
 
